@@ -10,10 +10,7 @@ from torch import Tensor
 from pyrovae.errors import DataError, ShapeError
 from pyrovae.pair.arrays import as_tensor
 
-__all__ = [
-    "entropy",
-    "information_gain",
-]
+__all__ = ["entropy", "information_gain"]
 
 
 def entropy(probabilities: Tensor) -> Tensor:

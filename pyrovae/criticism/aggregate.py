@@ -38,32 +38,33 @@ def aggregate_posterior(evidence: Evidence) -> list[Finding]:
     names = [n for n in posterior[0] if all(n in draws and n in one.latent for draws, one in zip(posterior, prior))]
     if not names:
         return []
-    codes = _features([torch.cat([draws[name][0] for draws in posterior]) for name in names])
-    drawn = _features([torch.cat([one.latent[name] for one in prior]) for name in names])
-    width = max(codes.shape[1], drawn.shape[1])
-    codes, drawn = (np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (codes, drawn))
+    of_rows = [torch.cat([draws[name][0] for draws in posterior]) for name in names]
+    of_prior = [torch.cat([one.latent[name] for one in prior]) for name in names]
+    both = _features([torch.cat(values) for values in zip(of_rows, of_prior)])
+    codes, drawn = np.split(both, [len(of_rows[0])])
     rng = np.random.default_rng(evidence.seed)
+    width = both.shape[1]
     if width > MOST_UNITS:
         projection = rng.normal(size=(width, MOST_UNITS)) / np.sqrt(width)
         codes, drawn = codes @ projection, drawn @ projection
     right, tested = _accuracy(codes, drawn, rng)
     share = right / tested
-    moved = (codes.mean(0) - drawn.mean(0)) / drawn.std(0).clip(1e-9)
-    ratio = codes.std(0) / drawn.std(0).clip(1e-9)
+    spread = drawn.std(0)
+    varies = spread > 1e-9  # of a class that the prior has not drawn there is no such unit
+    moved = np.divide(codes.mean(0) - drawn.mean(0), spread, out=np.zeros_like(spread), where=varies)
+    ratio = np.divide(codes.std(0), spread, out=np.ones_like(spread), where=varies)
     unit = int(np.abs(moved).argmax())
     site = ", ".join(names)
     return [
         Finding(
             "aggregate posterior",
             PART,
-            f"a classifier tells codes of rows from codes of the prior in {share:.1%} of {tested} cases; means of "
-            "units differ by up "
-            f"to {abs(moved[unit]):.2f} sd, sd are {ratio.min():.2f} to {ratio.max():.2f} of the prior's ({site})",
+            f"a classifier tells codes of rows from codes of the prior in {share:.1%} of {tested} cases; means of units differ "
+            f"by up to {abs(moved[unit]):.2f} sd, sd are {ratio.min():.2f} to {ratio.max():.2f} of the prior's ({site})",
             "50 %, as by chance: the codes of all rows together follow the prior",
             grade(share - 0.5, 0.05, 0.15),
-            "The prior is at odds with the codes: some rows drawn from it look like none of the data. Learn the "
-            "prior (mixture, "
-            "vamp, flow), or train for longer.",
+            "The prior is at odds with the codes: some rows drawn from it look like none of the data. Learn the prior "
+            "(mixture, vamp, flow), or train for longer.",
             values={"accuracy": share, "tested": float(tested), "largest_shift": float(abs(moved[unit]))},
             p_value=float(stats.binom.sf(right - 1, tested, 0.5)),
             curves=_picture(codes, drawn),
@@ -72,7 +73,7 @@ def aggregate_posterior(evidence: Evidence) -> list[Finding]:
 
 
 def _features(values: list[Tensor]) -> NDArray[Any]:
-    """Codes `(N, *event)` of several sites as `(N, D)`; class numbers become indicators."""
+    """Codes `(N, *event)` of several sites as `(N, D)`; class numbers become indicators of those that occur in any row."""
     columns = []
     for value in values:
         rows = value.reshape(len(value), -1).double().cpu()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.annealing import Annealer, Path, coordinates_of, schedule
+from pyrovae.criticism.averages import log_mean, of_mean, over_rows
 from pyrovae.criticism.coordinates import NotRefinable
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 from pyrovae.errors import PairError
@@ -149,7 +149,7 @@ def ais(
             for rows, count in annealer.blocks(part.batch, num_chains):
                 path = annealer.path(rows)
                 log_w, acceptance = weigh(path, pieces)
-                columns.append(torch.stack([*log_mean(log_w), acceptance])[:, :count].cpu())
+                columns.append(torch.stack([*log_mean(log_w.T), acceptance])[:, :count].cpu())
             found.append(torch.cat(columns, 1))
     log_p, error, ess, acceptance = in_order(parts, found, 1)
     return AIS(log_p, error, ess, acceptance, num_temperatures, num_chains, start)
@@ -183,21 +183,3 @@ def weigh(path: Path, pieces: Sequence[int]) -> tuple[Tensor, Tensor]:
     log_w, acceptance = zip(*(path.weigh(path.start(k)) for k in pieces))
     shares = torch.stack([a * k for a, k in zip(acceptance, pieces)])
     return torch.cat(log_w, 1), shares.sum(0) / sum(pieces)
-
-
-def log_mean(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The log of the mean weight of each row, its standard error, and the effective sample size, from `(N, K)`: `(N,)` each."""
-    total, squares, num = log_w.logsumexp(1), (2 * log_w).logsumexp(1), log_w.shape[1]
-    ess = (2 * total - squares).exp().nan_to_num(0.0)
-    error = ((num / ess - 1).clamp_min(0) / (num - 1)).sqrt() if num > 1 else torch.full_like(ess, float("nan"))
-    return total - math.log(num), error, ess
-
-
-def over_rows(values: Tensor) -> float:
-    """The standard error of the mean over rows, sd / sqrt(N); NaN for one row."""
-    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else float("nan")
-
-
-def of_mean(errors: Tensor) -> float:
-    """The standard error of the mean over rows that follows from independent errors of the rows; NaN for no row."""
-    return errors.square().sum().sqrt().item() / len(errors) if len(errors) else float("nan")

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from pyrovae._html import Told
 from pyrovae.batching.memory import halving
-from pyrovae.criticism.ais import annealer_of, check_options, log_mean, over_rows, weigh
+from pyrovae.criticism.ais import annealer_of, check_options, weigh
 from pyrovae.criticism.annealing import Annealer, Start, shared_sites
+from pyrovae.criticism.averages import log_mean, over_rows
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
-from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import global_draw
 from pyrovae.objectives.terms import terms
 from pyrovae.pair.batch import Batch
-from pyrovae.pair.handlers import SetValues, Uncondition
+from pyrovae.pair.handlers import SetValues
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import Pair
-from pyrovae.pair.simulated import observed_arguments
+from pyrovae.pair.program import Pair, at_values
+from pyrovae.pair.simulated import check_simulated
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,8 +131,8 @@ def bdmc(
                 path = annealer.path(drawn)
                 forward, _ = weigh(path, pieces)
                 backward = torch.cat([path.weigh(exact(k), reverse=True)[0] for k in pieces], 1)
-                lower, lower_error, _ = log_mean(forward)
-                upper, upper_error, _ = log_mean(-backward)
+                lower, lower_error, _ = log_mean(forward.T)
+                upper, upper_error, _ = log_mean(-backward.T)
                 columns.append(torch.stack([lower, -upper, lower_error, upper_error])[:, :count].cpu())
                 made.append({name: value[:count].cpu() for name, value in drawn.items()})
             found.append(torch.cat(columns, 1))
@@ -148,34 +148,14 @@ def _simulate(fitted: Fit, annealer: Annealer, rows: Batch) -> tuple[Batch, Call
     Raises:
         PairError: Something is observed that is no argument, or the model reads what it should draw.
     """
-    layout = annealer.layout
-    sites = observed_arguments(layout)
-    model = Uncondition(value for name, value in rows.items() if name not in sites.values())(fitted.pair.model)
-
-    def draw(integers: bool) -> tuple[dict[str, Tensor], Start]:
-        hidden = dict(rows)
-        for name in sites.values():
-            value = rows[name]
-            if value.is_floating_point() or not integers:
-                hidden[name] = torch.full_like(value, float("nan") if value.is_floating_point() else 0)
-        shared = {name: node["value"] for name, node in global_draw(fitted, hidden, layout).items()}
-        found = terms(Pair(SetValues(shared)(model), _nothing), hidden, 1, layout=layout, enumerate=False)
-        values = {argument: found.sites[name].value.reshape(rows[argument].shape) for name, argument in sites.items()}
-        u = annealer.coordinates.join(found).transpose(0, 1)
-        return values, Start(u, {name: shared[name] for name in shared_sites(layout)})
-
-    with fork_rng():  # the draws are the same whatever integers stand where others are to be drawn
-        others, _ = draw(integers=True)
-    drawn, exact = draw(integers=False)
-    made = dict(rows)
-    for name, value in drawn.items():
-        if bool(value.double().isnan().any()) or not torch.equal(others[name], value):
-            raise PairError(
-                f"The model reads the data in another way than by obs=, so {name!r} cannot be drawn from it: give what it "
-                "reads as an argument of its own."
-            )
-        gaps = rows[name].isnan()
-        made[name] = torch.where(gaps, rows[name], value.to(gaps.device, rows[name].dtype))
+    layout, prior = annealer.layout, annealer.fitted.pair
+    shared = {name: node["value"] for name, node in global_draw(fitted, rows, layout).items()}
+    made, latent = check_simulated(Pair(SetValues(shared)(prior.model), prior.guide), rows, layout)
+    with fork_rng():
+        u = annealer.coordinates.join(terms(at_values(prior, latent), made, layout=layout, enumerate=False)).transpose(
+            0, 1
+        )
+    exact = Start(u, {name: shared[name] for name in shared_sites(layout)})
     events = {s.name: len(s.event_shape) for s in layout.sites}
 
     def start(num_chains: int) -> Start:
@@ -189,10 +169,6 @@ def _simulate(fitted: Fit, annealer: Annealer, rows: Batch) -> tuple[Batch, Call
         return Start(exact.u.expand(-1, num_chains, -1), shared)
 
     return made, start
-
-
-def _nothing(**_: Tensor) -> None:
-    """A guide that draws nothing, so that the model draws all."""
 
 
 def _together(parts: Sequence[FittedGroup], found: Sequence[Batch]) -> Batch:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.criticism.ais import ais
+from pyrovae.criticism.averages import of_mean, over_rows
 from pyrovae.criticism.decomposition import kl_by_site
 from pyrovae.criticism.evidence import Evidence, quietly
 from pyrovae.criticism.findings import BAD, LOOK, OK, Finding, grade
@@ -24,9 +25,8 @@ BOUND_ROWS = 100  # on which they are computed
 WORST = 5  # rows that are shown
 ANNEALED_ROWS, SPLIT_ROWS = 8, 100
 AMORTISATION = (
-    "The encoder does not find the best q of a row: train it on more rows or on transformed ones, widen "
-    "it, or refine q for each row "
-    "(proposal='refined')."
+    "The encoder does not find the best q of a row: train it on more rows or on transformed ones, widen it, or refine q for "
+    "each row (proposal='refined')."
 )
 FAMILY = "The family of the guide is too small: try a full covariance or a flow."
 
@@ -35,8 +35,8 @@ def log_likelihood(evidence: Evidence) -> list[Finding]:
     """log p(x) of the rows, its error, and the share of rows whose draws do not carry it."""
     found = evidence.estimated
     log_p, error = found.log_likelihood, found.standard_error
-    mean, spread = log_p.mean().item(), _error(log_p)
-    noise = error.square().sum().sqrt().item() / len(log_p)
+    mean, spread = log_p.mean().item(), over_rows(log_p)
+    noise = of_mean(error)
     limit = k_hat_threshold(found.num_samples)
     known = not bool(torch.isnan(found.k_hat).any())
     share = (found.k_hat > limit).double().mean().item() if known else float("nan")
@@ -147,8 +147,7 @@ def annealed(evidence: Evidence) -> list[Finding]:
     refined = evidence.estimated
     count = len(found.log_likelihood)
     difference = (found.log_likelihood - refined.log_likelihood[:count]).mean().item()
-    errors = torch.cat([found.standard_error, refined.standard_error[:count]])
-    error = errors.square().sum().sqrt().item() / count
+    error = math.hypot(of_mean(found.standard_error), of_mean(refined.standard_error[:count]))
     above = max(0.0, difference - 3 * error)
     return [
         Finding(
@@ -157,9 +156,8 @@ def annealed(evidence: Evidence) -> list[Finding]:
             f"of {count} rows: {difference:+.2f} ± {error:.2f} nats from log p(x) of the refined proposal",
             "not above it: both are too low where they err",
             grade(above, 0.2, 1.0),
-            "log p(x) is too low: the posterior has parts that the refined proposal misses. Raise num_samples, "
-            "and compare models "
-            "by pv.ais with more temperatures.",
+            "log p(x) is too low: the posterior has parts that the refined proposal misses. Raise num_samples, and compare "
+            "models by pv.ais with more temperatures.",
             values={"difference": difference, "difference_se": error, "acceptance": found.acceptance.mean().item()},
         )
     ]
@@ -180,7 +178,7 @@ def inference_gap(evidence: Evidence) -> list[Finding]:
     if not kl:
         return []
     gap = found.log_likelihood - found.elbo
-    mean, error = gap.mean().item(), _error(gap)
+    mean, error = gap.mean().item(), over_rows(gap)
     rate = sum(terms.double().mean().item() for terms in kl.values())
     values = {"gap": mean, "gap_se": error, "rate": rate}
     says = f"the ELBO is {mean:.2f} ± {error:.2f} nats below log p(x), the code's rate is {rate:.2f} nats"
@@ -218,7 +216,3 @@ def _split(evidence: Evidence) -> dict[str, float] | None:
             return refine(evidence.fitted, rows, min(evidence.samples, 500), seed=evidence.seed + 13).summary()
     except PairError:
         return None
-
-
-def _error(values: Tensor) -> float:
-    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else float("nan")

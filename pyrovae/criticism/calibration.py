@@ -264,17 +264,21 @@ def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
     """
     p, y = _known(probabilities, labels)
     logits = _log(p)
-    of_label = logits.gather(-1, y[:, None])[:, 0].mean()
+    return temperature_at(logits, logits.gather(-1, y[:, None])[:, 0].mean(), COLDEST, HOTTEST)
 
-    def slope(log_t: float) -> float:
-        tempered = (logits * math.exp(-log_t)).softmax(-1)
-        return float((tempered * logits).sum(-1).mean() - of_label)
 
-    cold, hot = math.log(COLDEST), math.log(HOTTEST)
+def temperature_at(logits: Tensor, wanted: Tensor, coldest: float, hottest: float, weight: float = 1.0) -> float:
+    """The temperature at which the expected logit, averaged over rows `(N, C)` and times `weight`, is `wanted`, by bisection.
+
+    It is the zero of the log score's derivative by 1/T where `wanted` is the mean logit of the labels.
+    """
+    cold, hot = math.log(coldest), math.log(hottest)
     for _ in range(60):
         middle = (cold + hot) / 2
-        # The expected logit decreases in T, so a positive slope means that T is too low.
-        cold, hot = (middle, hot) if slope(middle) > 0 else (cold, middle)
+        tempered = (logits * math.exp(-middle)).softmax(-1)
+        # the expected logit decreases in T
+        too_cold = bool(weight * (tempered * logits).sum(-1).mean() > wanted)
+        cold, hot = (middle, hot) if too_cold else (cold, middle)
     return math.exp((cold + hot) / 2)
 
 
@@ -302,11 +306,9 @@ def with_temperature(probabilities: Tensor, temperature: float) -> Tensor:
         >>> pv.calibration.with_temperature(torch.tensor([0.9, 0.1]), 2.0)
         tensor([0.7500, 0.2500])
     """
-    temperature, probabilities = (
-        as_number("temperature", temperature, above=0),
-        as_probabilities(probabilities),
-    )
-    return (_log(check_probabilities(probabilities)) / temperature).softmax(-1).to(probabilities.dtype)
+    temperature = as_number("temperature", temperature, above=0)
+    probabilities = check_probabilities(as_probabilities(probabilities))
+    return (_log(probabilities) / temperature).softmax(-1).to(probabilities.dtype)
 
 
 def _log(p: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from pyrovae.pair.batch import as_batch, take_rows
 from pyrovae.pair.datasets import is_streamed
 from pyrovae.pair.layout import Layout, describe
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import arguments
+from pyrovae.pair.program import arguments, same_values
 
 # The numbers in memory for each class, draw and row while `_class_probabilities` runs: log-weights and intermediate results.
 NUMBERS_PER_WEIGHT = 8
@@ -181,13 +181,9 @@ def _differ(parts: list[FittedGroup], others: list[FittedGroup]) -> bool:
     """Whether two draws of a transform differ in a value, a shape, or in what arguments there are."""
     return any(
         part.batch.keys() != other.batch.keys()
-        or any(not _equal(value, other.batch[name]) for name, value in part.batch.items())
+        or any(not same_values(value, other.batch[name]) for name, value in part.batch.items())
         for part, other in zip(parts, others)
     )
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 LEAST = math.log(torch.finfo(torch.float32).tiny)

@@ -19,7 +19,7 @@ from pyrovae.objectives.weights import by_value
 from pyrovae.pair.common import same_for_rows
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.supports import of_components
+from pyrovae.pair.supports import innermost, of_components
 
 MOST_JOINT = 256  # coordinates with a full covariance; with more, sites are independent of one another
 SAME = 1e-3  # standard deviations by which rounding may move a Normal that depends on no other draw
@@ -356,7 +356,7 @@ def _coordinate(term: Term, found: Terms, classes: Classes | None) -> Coordinate
         )
     if "Delta" in kinds or support.is_discrete:
         raise NotRefinable(f"site {term.name!r} is not continuous")
-    if any(isinstance(value, Tensor) for value in vars(_inner(support)).values()):
+    if any(isinstance(value, Tensor) for value in vars(innermost(support)).values()):
         raise NotRefinable(f"the support of site {term.name!r} depends on the row")
     try:
         transform = Radial() if support is sphere else Angle() if CIRCULAR & set(kinds) else biject_to(support)
@@ -384,9 +384,3 @@ def _kinds(fn: Any) -> list[str]:
 def is_delta(fn: Any) -> bool:
     """Whether all draws of a distribution are one."""
     return "Delta" in _kinds(fn)
-
-
-def _inner(support: Any) -> Any:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae._arguments import as_count, as_number
+from pyrovae._arguments import as_count, as_names, as_number
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.importance import weight_blocks
@@ -18,11 +18,11 @@ from pyrovae.fitted.fitted import Fit, in_order, seeded
 from pyrovae.fitted.runs import need_particles
 from pyrovae.objectives.aggregate import Codes, base_of, check_codes, code_sites, codes_of, exact
 from pyrovae.objectives.enumeration import dims_of
-from pyrovae.objectives.kl_functions import names_of
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import row_kl
 from pyrovae.pair.asked import refuse_unfitted
-from pyrovae.pair.batch import num_rows
+from pyrovae.pair.batch import num_rows, take_rows
+from pyrovae.pair.parameters import fork_rng
 
 
 def active_units(
@@ -118,18 +118,11 @@ def kl_by_site(fitted: Fit, data: Any, num_samples: int = 10, seed: int | None =
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         for part in parts:
-            sites: list[str] = []
-
-            def kl_terms(terms: Terms, sites: list[str] = sites) -> list[Tensor]:
-                kl = row_kl(terms)
-                sites[:] = list(kl)
-                return list(kl.values())
-
-            blocks = [
-                [kl.mean(0) for kl in block]
-                for block in weight_blocks(fitted, part.batch, part.layout, num_samples, kl_terms)
-            ]
-            found.append({site: torch.cat([block[i] for block in blocks]).cpu() for i, site in enumerate(sites)})
+            with fork_rng():
+                sites = list(row_kl(terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout)))
+            blocks = weight_blocks(fitted, part.batch, part.layout, num_samples, lambda run: [*row_kl(run).values()])
+            columns = zip(*([kl.mean(0) for kl in block] for block in blocks))
+            found.append({site: torch.cat(column).cpu() for site, column in zip(sites, columns)})
     names = dict.fromkeys(site for kl in found for site in kl)
     empty = [torch.zeros(num_rows(part.batch)) for part in parts]
     return {site: in_order(parts, [kl.get(site, none) for kl, none in zip(found, empty)]) for site in names}
@@ -248,7 +241,7 @@ def kl_parts(
         True
     """
     num_samples = as_count("num_samples", num_samples)
-    sites = names_of(sites) or None
+    sites = as_names("sites", sites) or None
     latent = [s.name for layout in fitted.layouts for s in layout.sites if s.role in ("latent", "auxiliary")]
     unknown = sorted(set(sites or ()) - set(latent))
     if unknown:
@@ -291,7 +284,7 @@ class record_kl_parts:
     """
 
     def __init__(self, data: Any, every: int = 1, sites: str | Sequence[str] | None = None) -> None:
-        self.data, self.every, self.sites = data, as_count("every", every), names_of(sites) or None
+        self.data, self.every, self.sites = data, as_count("every", every), as_names("sites", sites) or None
 
     def __call__(self, fitted: Fit) -> None:
         row = fitted.history[-1]

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae._lazily import Lazily
 from pyrovae.criticism.calibration import with_temperature
 from pyrovae.criticism.edges import LEAST_SIDE, checked_shape, gradient_histograms
-from pyrovae.criticism.fields import FAR, LabelField, checked, checked_labels, checked_rows, refuse_neighbors, sharpened
+from pyrovae.criticism.fields import FAR, LabelField, checked, checked_labels, checked_rows, sharpened
 from pyrovae.criticism.mixtures import LabelMixture
 from pyrovae.criticism.normal_scores import NormalScores
 from pyrovae.criticism.processes import FOLDS, LabelProcess, parts, score_of
@@ -117,7 +118,7 @@ class LabelEnsemble:
         num_neighbors: int = 5,
         image_shape: Sequence[int] | None = None,
     ) -> None:
-        refuse_neighbors(num_neighbors)
+        num_neighbors = as_count("num_neighbors", num_neighbors)
         rows, y, self.num_classes = checked(x, y, num_classes, "ensemble")
         self.num_columns, self.image_shape = rows.shape[1], None if image_shape is None else checked_shape(image_shape)
         if self.image_shape is not None and math.prod(self.image_shape) != self.num_columns:
@@ -144,9 +145,8 @@ class LabelEnsemble:
 
     def relabelled(self, y: Tensor) -> LabelEnsemble:
         """The ensemble of the same rows and classes with other labels `(N,)`."""
-        y = torch.as_tensor(y)
-        checked_labels(y, len(self.probabilities), self.num_classes, "ensemble")
-        y, other = y.detach().cpu().long(), copy(self)
+        y, _ = checked_labels(y, len(self.probabilities), self.num_classes, "ensemble")
+        other = copy(self)
         other.fields = [field.relabelled(y) for field in self.fields]
         other.processes = [process.relabelled(y) for process in self.processes]
         other.mixtures = [mixture.relabelled(y) for mixture in self.mixtures]
@@ -156,9 +156,7 @@ class LabelEnsemble:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one."""
-        rows = checked_rows(torch.as_tensor(x), "ensemble")
-        if rows.shape[1] != self.num_columns:
-            raise ShapeError(f"A row of the ensemble has {self.num_columns} numbers, got rows with {rows.shape[1]}.")
+        rows = checked_rows(x, "ensemble", self.num_columns)
         views = self._views(rows)
         found = [self.fields[self._field](views[self._field][0])]
         for members, best in ((self.processes, self._process), (self.mixtures, self._mixture)):

@@ -13,7 +13,8 @@ from torch import Tensor
 from pyrovae._arguments import as_count
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
-from pyrovae.criticism.importance import Importance, effective_sample_size, importance, relative_error
+from pyrovae.criticism.averages import effective_sample_size, relative_error
+from pyrovae.criticism.importance import Importance, importance
 from pyrovae.criticism.left_out import NotPossible, may_lack_entries, without_each
 from pyrovae.criticism.of_entries import of_entries
 from pyrovae.criticism.population import ROUND_DRAWS
@@ -24,10 +25,9 @@ from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import need_particles
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, num_rows, take_rows
-from pyrovae.pair.handlers import SetValues
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import Pair
+from pyrovae.pair.program import at_values
 
 PARTICLES = 200  # draws for the density of a row without one of its entries, where its proposal is like that of any row
 
@@ -247,5 +247,4 @@ def _run_at(fitted: Fit, rows: Batch, layout: Layout, values: dict[str, Tensor],
     plates[seen.data_dim] = num_rows(rows)
     shape = ((num_samples,) if num_samples > 1 else ()) + tuple(plates)
     put = {name: value.reshape(*shape, *value.shape[2:]) for name, value in values.items()}
-    pair = Pair(SetValues(put)(fitted.pair.model), SetValues(put)(fitted.pair.guide))
-    return terms(pair, rows, num_samples, layout=layout, enumerate=False)
+    return terms(at_values(fitted.pair, put), rows, num_samples, layout=layout, enumerate=False)

@@ -20,12 +20,12 @@ from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, need_particles, particles_at_once
 from pyrovae.objectives.terms import Terms, terms
-from pyrovae.pair.batch import Batch, num_rows, take_rows
-from pyrovae.pair.handlers import DATA_PLATE, SetValues
+from pyrovae.pair.batch import Batch, known_rows, num_rows, take_rows
+from pyrovae.pair.handlers import DATA_PLATE
 from pyrovae.pair.layout import Site
 from pyrovae.pair.masks import masked_out
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import Pair, arguments, run, sample_sites
+from pyrovae.pair.program import arguments, at_values, run, sample_sites
 from pyrovae.pair.simulated import AS_A_WHOLE
 from pyrovae.predict.forward import plain, run_model
 
@@ -62,7 +62,7 @@ class Evidence:
         train: the training rows, or None.
         rows: the most rows that are looked at, drawn at random if there are more.
         samples: draws per row for log p(x).
-        proposal: of these draws, "refined" or "guide".
+        proposal: of these draws, "refined", "laplace" or "guide".
         image_shape: the shape of a row that is an image, where its event does not say so.
         columns: the names of the columns of rows, each with those of its classes, or None.
         seed: of all that is random.
@@ -87,13 +87,14 @@ class Evidence:
         self.held_out = fitted.batch(data)
         self.numbers = _some(num_rows(self.held_out), rows, seed)
         self.rows = take_rows(self.held_out, self.numbers)
-        self.training, self.training_rows = None, None
+        self.training, self.training_rows, self.alike = None, None, self.rows
         if train is not None:
-            optional = {name for name, taken in arguments(fitted.pair).items() if taken.default is None}
-            # log p(x, y) is no yardstick for log p(x): what the rows held out do not have is left out here, too
-            known = {n: v for n, v in fitted.batch(train).items() if n not in optional or n in self.held_out}
-            self.training = known
-            self.training_rows = take_rows(known, _some(num_rows(known), rows, seed + 1))
+            given = fitted.batch(train)
+            # log p(x, y) is no yardstick for log p(x): what some row lacks is left out of all where the two are compared
+            shared = _known_throughout(fitted, self.held_out, given)
+            self.training = {name: value for name, value in given.items() if name in shared}
+            self.training_rows = take_rows(self.training, _some(num_rows(given), rows, seed + 1))
+            self.alike = {name: value for name, value in self.rows.items() if name in shared}
 
     @cached_property
     def parts(self) -> list[FittedGroup]:
@@ -119,18 +120,21 @@ class Evidence:
     @cached_property
     def estimated(self) -> Importance:
         """log p(x) of the rows held out."""
-        with quietly():
-            found = silently(self.fitted, self.rows, self.samples, self.proposal, self.seed)
-        tell_undefined(found.log_likelihood, error=True)
-        return found
+        return self._estimate(self.rows)
+
+    @cached_property
+    def estimated_alike(self) -> Importance:
+        """log p(x) of the rows held out, with the arguments alone that training rows are compared with."""
+        return self.estimated if self.alike.keys() == self.rows.keys() else self._estimate(self.alike)
 
     @cached_property
     def estimated_training(self) -> Importance | None:
         """log p(x) of training rows."""
-        if self.training_rows is None:
-            return None
+        return None if self.training_rows is None else self._estimate(self.training_rows)
+
+    def _estimate(self, rows: Batch) -> Importance:
         with quietly():
-            found = silently(self.fitted, self.training_rows, self.samples, self.proposal, self.seed)
+            found = silently(self.fitted, rows, self.samples, self.proposal, self.seed)
         tell_undefined(found.log_likelihood, error=True)
         return found
 
@@ -172,8 +176,7 @@ class Evidence:
         draws = len(next(iter(values.values())))
         lead = [draws, *batch] if draws > 1 else batch
         placed = {s.name: values[s.name].reshape(*lead, *s.event_shape) for s in self.latent_sites(part)}
-        pair = Pair(SetValues(placed)(self.fitted.pair.model), SetValues(placed)(self.fitted.pair.guide))
-        return terms(pair, rows, draws, layout=part.layout, enumerate=False)
+        return terms(at_values(self.fitted.pair, placed), rows, draws, layout=part.layout, enumerate=False)
 
     def guide_draws(self, batch: Batch, part: FittedGroup, num: int) -> dict[str, Tensor]:
         """Draws of the guide for rows, `(num, N, *event)`, by the name of each site that it has for each row.
@@ -291,6 +294,14 @@ class Evidence:
                         truth.append(_flat(known[name][None])[0])
                         draws.append(_flat(drawn))
         return [Codes(name, torch.cat(truth), torch.cat(draws, 1)) for name, (truth, draws) in found.items()]
+
+
+def _known_throughout(fitted: Fit, *batches: Batch) -> set[str]:
+    """The arguments that each row of all batches has; where there is none, those that occur in all."""
+    optional = {name for name, taken in arguments(fitted.pair).items() if taken.default is None}
+    common = set.intersection(*(set(batch) for batch in batches))
+    known = {n for n in common if n not in optional or all(bool(known_rows(batch[n]).all()) for batch in batches)}
+    return known or common
 
 
 def _some(have: int, most: int, seed: int) -> Tensor:

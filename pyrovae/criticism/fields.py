@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._arguments import as_count
-from pyrovae.criticism.calibration import with_temperature
+from pyrovae.criticism.calibration import temperature_at, with_temperature
 from pyrovae.errors import DataError, ShapeError
 from pyrovae.pair.arrays import as_tensor
 
@@ -20,16 +20,13 @@ __all__ = ["LabelField"]
 DAMPING = 0.99  # of each step of the walk; the rest ends in a class drawn at random
 # How much a held-out row of unknown class, all classes equally likely, counts beside those with a label.
 PSEUDO_ROW = 0.5
-FOLDS, WORK, MOST_UNKNOWNS = (
-    (5, 50),
-    5e5,
-    2e6,
-)  # few or many; the numbers to be solved for that cost little; and at most
+FOLDS = 5, 50  # few or many
+WORK, MOST_UNKNOWNS = 5e5, 2e6  # the numbers to be solved for that cost little, and at most
 MOST_DISTANCES = 2e7  # in memory at once
 EXACT = 64  # columns up to which distances are float64, so that equal ones of whole numbers are equal
 FAR = 1e100  # beyond which numbers are taken to be so large, since sums of larger ones could be infinite
 TOLERANCE, MOST_STEPS = 1e-8, 2000  # of conjugate gradients
-LOWEST, HIGHEST = math.log(0.05), math.log(20.0)  # of the temperature
+COLDEST, HOTTEST = 0.05, 20.0  # the bounds of the temperature
 
 
 class LabelField:
@@ -86,7 +83,7 @@ class LabelField:
     """
 
     def __init__(self, x: Tensor, y: Tensor, num_classes: int | None = None, num_neighbors: int = 5) -> None:
-        refuse_neighbors(num_neighbors)
+        num_neighbors = as_count("num_neighbors", num_neighbors)
         rows, y, self.num_classes = checked(x, y, num_classes, "field")
         self.num_neighbors = min(num_neighbors, len(rows) - 1)
         # In a unit near most rows' largest numbers no square is too large or too small; as it is a power of two, equal
@@ -104,10 +101,8 @@ class LabelField:
 
     def relabelled(self, y: Tensor) -> LabelField:
         """The field of the same rows and classes with other labels `(N,)`, whose neighbours are not looked for again."""
-        y = torch.as_tensor(y)
-        checked_labels(y, len(self.x), self.num_classes)
         other = copy(self)
-        other._spread(y.detach().cpu().long())
+        other._spread(checked_labels(y, len(self.x), self.num_classes)[0])
         return other
 
     def _in_units(self, rows: Tensor) -> Tensor:
@@ -129,9 +124,7 @@ class LabelField:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one; labelled rows are among its nearest."""
-        rows = checked_rows(x)
-        if rows.shape[1] != self.x.shape[1]:
-            raise ShapeError(f"A row of the field has {self.x.shape[1]} numbers, got rows with {rows.shape[1]}.")
+        rows = checked_rows(x, "field", self.x.shape[1])
         near, reached = nearest(self._in_units(rows) - self.origin, self.x, self.num_neighbors)
         values = torch.where(reached[..., None], self.values[near], 1 / self.num_classes)
         found = DAMPING * values.mean(1) + (1 - DAMPING) / self.num_classes
@@ -158,21 +151,16 @@ def checked(x: Any, y: Any, num_classes: int | None, what: str) -> tuple[Tensor,
         )
     if len(x) < 2:
         raise DataError(f"{_a(what)} needs two rows or more, got {len(x)}.")
-    count = checked_labels(y, len(x), num_classes, what)
-    return checked_rows(x, what), y.detach().cpu().long(), count
-
-
-def refuse_neighbors(num: int) -> None:
-    """OptionError for what is no number of neighbours."""
-    as_count("num_neighbors", num)
+    return checked_rows(x, what), *checked_labels(y, len(x), num_classes, what)
 
 
 def _a(what: str) -> str:
     return f"A{'n' if what[0] in 'aeiou' else ''} {what}"
 
 
-def checked_labels(y: Tensor, num_rows: int, num_classes: int | None, what: str = "field") -> int:
-    """The number of classes. ShapeError or DataError for what are no labels of so many rows."""
+def checked_labels(y: Any, num_rows: int, num_classes: int | None, what: str = "field") -> tuple[Tensor, int]:
+    """Labels as int64 on the CPU, and the number of classes. ShapeError or DataError for what are none of so many rows."""
+    y = torch.as_tensor(y)
     if y.shape != (num_rows,):
         raise ShapeError(f"{_a(what)} needs a label for each of its {num_rows} rows, got labels {tuple(y.shape)}.")
     if y.is_floating_point():
@@ -184,17 +172,19 @@ def checked_labels(y: Tensor, num_rows: int, num_classes: int | None, what: str 
         raise DataError(f"num_classes must be a whole number, got {count!r}.")
     if int(y.max()) >= count:
         raise DataError(f"Labels must be below {count}, the number of classes, got {int(y.max())}.")
-    return count
+    return y.detach().cpu().long(), count
 
 
-def checked_rows(x: Any, what: str = "field") -> Tensor:
-    """Rows as `(N, D)` float64 on the CPU. ShapeError for what is no rows, and DataError for infinite numbers."""
+def checked_rows(x: Any, what: str, width: int | None = None) -> Tensor:
+    """Rows as `(N, D)` float64 on the CPU. ShapeError unless D is `width`, if given, and DataError for infinite numbers."""
     rows = torch.as_tensor(x).detach().cpu().double()
     if rows.dim() < 2:
         raise ShapeError(f"{_a(what)} needs rows (N, *event), got {tuple(rows.shape)}.")
     rows = rows.flatten(1)
     if not rows.shape[1]:
         raise ShapeError(f"{_a(what)} needs rows of one number or more, got rows without any.")
+    if width is not None and rows.shape[1] != width:
+        raise ShapeError(f"A row of the {what} has {width} numbers, got rows with {rows.shape[1]}.")
     if bool(rows.isinf().any()):
         raise DataError(
             f"Rows of {_a(what).lower()} must be finite, or NaN where missing, and some numbers are infinite."
@@ -292,15 +282,6 @@ def sharpened(p: Tensor, y: Tensor, pseudo_row: float = PSEUDO_ROW) -> tuple[flo
     logits = p.clamp_min(1e-12).log()
     weight = pseudo_row / len(y)
     wanted = logits.gather(1, y[:, None]).mean() + weight * logits.mean()
-
-    def slope(log_t: float) -> float:
-        tempered = (logits * math.exp(-log_t)).softmax(-1)
-        return float((1 + weight) * (tempered * logits).sum(-1).mean() - wanted)
-
-    cold, hot = LOWEST, HIGHEST
-    for _ in range(50):  # the score is concave in 1 / T
-        middle = (cold + hot) / 2
-        cold, hot = (middle, hot) if slope(middle) > 0 else (cold, middle)
-    temperature = math.exp((cold + hot) / 2)
+    temperature = temperature_at(logits, wanted, COLDEST, HOTTEST, 1 + weight)
     tempered = (logits / temperature).log_softmax(-1)
     return temperature, float(tempered.gather(1, y[:, None]).mean())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._arguments import as_seed
-from pyrovae._html import table
+from pyrovae._html import Told
 from pyrovae.engine.threads import computing_with
 from pyrovae.engine.tracing import undone
 from pyrovae.errors import OptionError
@@ -56,8 +56,8 @@ class GradientNoise(NamedTuple):
     squared_norm: float
 
 
-@dataclass(frozen=True)
-class GradientVariance:
+@dataclass(frozen=True, repr=False)
+class GradientVariance(Told):
     """What `pv.gradient_variance` measures. Printed, it is a table.
 
     Attributes:
@@ -70,9 +70,10 @@ class GradientVariance:
         >>> found = pv.GradientVariance((noise,), num_batches=200)
         >>> found.of("A", "guide").of_draws
         1.5
-        >>> print(found)
-        loss  rows  parameters  variance  error  of draws  of rows  squared norm
-        A      100  guide              2    0.1       1.5      0.5           0.5
+        >>> found
+        Variance of gradients, 200 minibatches each; squared nats per row
+          loss  rows  parameters  variance  error  of draws  of rows  squared norm
+          A     100   guide       2         0.1    1.5       0.5      0.5
     """
 
     rows: tuple[GradientNoise, ...]
@@ -94,33 +95,9 @@ class GradientVariance:
             )
         return found[0]
 
-    def __str__(self) -> str:
-        cells = [COLUMNS, *(tuple(v if isinstance(v, str) else f"{v:.4g}" for v in row) for row in self._table())]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
-        texts = ("loss", "parameters")
-        return "\n".join(
-            "  ".join(c.ljust(w) if name in texts else c.rjust(w) for c, w, name in zip(row, widths, COLUMNS)).rstrip()
-            for row in cells
-        )
-
-    def _repr_html_(self) -> str:
+    def _told(self) -> tuple[Any, ...]:
         title = f"Variance of gradients, {self.num_batches} minibatches each; squared nats per row"
-        return table(title, COLUMNS, self._table())
-
-    def _table(self) -> list[tuple[Any, ...]]:
-        return [
-            (
-                r.loss,
-                r.batch_size,
-                r.parameters,
-                r.variance,
-                r.error,
-                r.of_draws,
-                r.variance - r.of_draws,
-                r.squared_norm,
-            )
-            for r in self.rows
-        ]
+        return (title, COLUMNS, [(*r[:6], r.variance - r.of_draws, r.squared_norm) for r in self.rows])
 
 
 def gradient_variance(

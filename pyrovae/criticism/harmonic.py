@@ -13,16 +13,15 @@ from pyrovae._arguments import as_count
 from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
-from pyrovae.criticism.ais import annealer_of, check_options, of_mean, over_rows
+from pyrovae.criticism.ais import annealer_of, check_options
 from pyrovae.criticism.annealing import ACCEPTANCE, GAIN, Path, Point, shared_sites
+from pyrovae.criticism.averages import of_mean, over_rows
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, in_order, seeded
 
 SHARE = 0.9  # of the fitted Normal that counts: the ellipsoid around its mean that holds this probability
-LEAST_DRAWS = (
-    10  # for each latent dimension: a Normal of fewer draws is too narrow, and overlaps with draws that follow
-)
+LEAST_DRAWS = 10  # for each latent dimension: a Normal of fewer is too narrow, and overlaps with draws that follow
 LEAST_STEPS = 4  # of a chain, for each half of the draws
 JITTER = 1e-6  # of the mean variance, added to every variance, so that a covariance of few draws has an inverse
 

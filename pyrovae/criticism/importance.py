@@ -15,6 +15,7 @@ from pyrovae._arguments import as_count
 from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
+from pyrovae.criticism.averages import log_mean, of_mean, over_rows
 from pyrovae.criticism.proposals import check_proposal, usable
 from pyrovae.criticism.psis import k_hat_threshold, pareto_k
 from pyrovae.criticism.weighing import refined_blocks
@@ -84,18 +85,14 @@ class Importance(Told):
         """
         defined = ~self.log_likelihood.isnan()
         log_p, elbo, ess = self.log_likelihood[defined], self.elbo[defined], self.ess[defined]
-        mc_error, k_hat = self.standard_error[defined], self.k_hat[defined]
-
-        def error(values: Tensor) -> float:
-            return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else float("nan")
-
+        k_hat = self.k_hat[defined]
         threshold = k_hat_threshold(self.num_samples)
         return {
             "elbo": elbo.mean().item(),
-            "elbo_se": error(elbo),
+            "elbo_se": over_rows(elbo),
             "log_likelihood": log_p.mean().item(),
-            "log_likelihood_se": error(log_p),
-            "log_likelihood_mc_se": mc_error.square().sum().sqrt().item() / len(log_p) if len(log_p) else float("nan"),
+            "log_likelihood_se": over_rows(log_p),
+            "log_likelihood_mc_se": of_mean(self.standard_error[defined]),
             "k_hat_threshold": threshold,
             "k_hat_above_threshold": (
                 (k_hat > threshold).double().mean().item() if self.num_samples >= 25 else float("nan")
@@ -181,18 +178,16 @@ def importance(
 
 def silently(fitted: Fit, data: Any, num_samples: int, proposal: str, seed: int | None) -> Importance:
     """`importance`, without a word about rows whose density is undefined: for those who say it themselves, or cannot go on."""
-    blocks, used = [], ["guide"]
-    for rows, log_w, bounds in _weights(fitted, data, num_samples, seed, proposal, bounds=True, used=used):
+    blocks, used = [], "guide"
+    for rows, log_w, bounds, source in _weights(fitted, data, num_samples, seed, proposal, bounds=True):
+        used = source if used == "guide" else used
         undefined = log_w.isnan().any(0)
-        log_w = log_w.masked_fill(
-            undefined, 0.0
-        )  # else one such row would have an effective size of 0, instead of none
-        log_p = torch.logsumexp(log_w.double(), 0) - math.log(num_samples)
-        ess = effective_sample_size(log_w.double())
-        found = (log_p, relative_error(ess, num_samples), bounds.double().mean(0), ess, pareto_k(log_w))
+        log_w = log_w.masked_fill(undefined, 0.0)  # else such a row would have an effective size of 0, instead of none
+        log_p, error, ess = log_mean(log_w.double())
+        found = (log_p, error, bounds.double().mean(0), ess, pareto_k(log_w))
         blocks.append((rows, *(column.masked_fill(undefined, math.nan) for column in found)))
     log_p, error, elbo, ess, k_hat = _in_row_order(blocks)
-    return Importance(log_p, error, elbo, ess, k_hat, num_samples, used[-1], factors_of(fitted))
+    return Importance(log_p, error, elbo, ess, k_hat, num_samples, used, factors_of(fitted))
 
 
 def factors_of(fitted: Fit) -> tuple[str, ...]:
@@ -237,24 +232,11 @@ def log_likelihood(
     """
     blocks = [
         (rows, torch.logsumexp(log_w.double(), 0))
-        for rows, log_w, _ in _weights(fitted, data, num_samples, seed, proposal)
+        for rows, log_w, *_ in _weights(fitted, data, num_samples, seed, proposal)
     ]
     (total,) = _in_row_order(blocks)
     tell_undefined(total)
     return total - math.log(num_samples)
-
-
-def effective_sample_size(log_w: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2 of each row, `(N,)`, from log-weights `(K, N)`; 0 if all weights are zero."""
-    return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).nan_to_num(0.0)
-
-
-def relative_error(ess: Tensor, num_samples: int) -> Tensor:
-    """The standard error of the log of the mean weight; by the delta method, that of the mean weight divided by it."""
-    if num_samples == 1:
-        return torch.full_like(ess, float("nan"))
-    # The relative variance of the mean weight, (mean w^2 / (mean w)^2 - 1) / (K - 1), where K / ESS = mean w^2 / (mean w)^2.
-    return ((num_samples / ess - 1).clamp_min(0) / (num_samples - 1)).sqrt()
 
 
 def _in_row_order(blocks: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
@@ -264,18 +246,12 @@ def _in_row_order(blocks: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
 
 
 def _weights(
-    fitted: Fit,
-    data: Any,
-    num_samples: int,
-    seed: int | None,
-    proposal: str,
-    bounds: bool = False,
-    used: list[str] | None = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    fitted: Fit, data: Any, num_samples: int, seed: int | None, proposal: str, bounds: bool = False
+) -> Iterator[tuple[Tensor, Tensor, Tensor, str]]:
     """Check options and rows, and yield, block by block, the indices of n rows, `(n,)`, and their log-weights, `(K, n)`.
 
     The third tensor is the ELBO of each row and some draws of the guide, `(k, n)`, if `bounds`, and else of no meaning. The
-    proposal is appended to `used` where it is not the guide.
+    last is the proposal that the draws are of.
     """
     num_samples = as_count("num_samples", num_samples)
     check_proposal(proposal)
@@ -289,16 +265,15 @@ def _weights(
                 (lambda found: [log_weights(found), row_bounds(found)]) if bounds and part.layout.enumerates else None
             )
             blocks: Iterator[Sequence[Tensor]]
-            if usable(fitted, part, proposal) != "guide":
+            used = usable(fitted, part, proposal)
+            if used != "guide":
                 blocks = refined_blocks(fitted, part.batch, part.layout, num_samples, proposal)
-                if used is not None:
-                    used.append(proposal)
             else:
                 elements = 2 if summarise else 1
                 blocks = weight_blocks(fitted, part.batch, part.layout, num_samples, summarise, elements)
             for block in blocks:
                 rows = part.rows[done : done + block[0].shape[1]]
-                yield rows, block[0], block[-1]
+                yield rows, block[0], block[-1], used
                 done += block[0].shape[1]
 
 

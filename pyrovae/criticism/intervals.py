@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyrovae.criticism.averages import over_rows, transform_among
 from pyrovae.criticism.evidence import POSTERIOR_DRAWS, Evidence
 from pyrovae.criticism.findings import NONE, OK, Finding, grade, normal_p
 from pyrovae.criticism.left_out import NotPossible, may_lack_entries, transforms_without_each
 from pyrovae.criticism.population import ROUND_DRAWS
+from pyrovae.distributions.combine import log_prob_of_entries
 from pyrovae.fitted.fitted import seeded
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.masks import without_masked
@@ -28,9 +28,8 @@ NARROW = (
     "train for fewer epochs."
 )
 WIDE = (
-    "The likelihood is too wide, values are nearer to their mean than it says: learn its scale "
-    "(scale='column' or 'net') instead "
-    "of fixing it, or train for longer."
+    "The likelihood is too wide, values are nearer to their mean than it says: learn its scale (scale='column' or 'net') "
+    "instead of fixing it, or train for longer."
 )
 
 
@@ -129,9 +128,7 @@ def _judged(pit: Tensor, suffix: str, of: str) -> Finding:
         rows = rows[~torch.isnan(rows)]
         share = rows.mean().item()
         # at least that of independent values: all rows may have the same share
-        error = max(
-            rows.std().item() / math.sqrt(len(rows)), math.sqrt(wanted * (1 - wanted) / int((~inside.isnan()).sum()))
-        )
+        error = max(over_rows(rows), math.sqrt(wanted * (1 - wanted) / int((~inside.isnan()).sum())))
         values |= {f"coverage_{wanted:g}": share, f"coverage_{wanted:g}_se": error}
         tests.append(normal_p((share - wanted) / error))
         effects.append(share - wanted)
@@ -167,27 +164,14 @@ def _transforms(evidence: Evidence, name: str) -> tuple[Tensor, Tensor] | None:
                     continue
                 event = tuple(term.p.fn.event_shape)
                 value = run.rows(term.value, event)
-                gaps = term.value.is_floating_point()
-                each = elements(term.p.fn, term.value.nan_to_num(0.0) if gaps else term.value)
+                each = log_prob_of_entries(term.p.fn, term.value)
                 if each is None:
                     return None
                 log_p = run.rows(each, event).double()
                 drawn = run.rows(term.p.fn.sample(), event)
                 weight = (-log_p).softmax(0)
-                below, same = ((weight * hit.double()).sum(0) * len(drawn) for hit in (drawn < value, drawn == value))
-                pit = (below + torch.rand_like(below) * (1 + same)) / (len(drawn) + 1)
+                pit = transform_among(drawn, value, weight)
                 gone = torch.isnan(run.rows(without_masked(term.p.fn, term.p.mask, term.value.double()), event)[0])
                 for column, values in ((found, pit), (sizes, 1 / weight.square().sum(0))):
                     column.append(torch.where(gone, torch.nan, values).reshape(value.shape[1], -1).cpu())
     return (torch.cat(found), torch.cat(sizes)) if found else None
-
-
-def elements(fn: Any, value: Tensor) -> Tensor | None:
-    """The log-density of each element of a row, `(*batch, *event)`, or None if elements are not independent."""
-    fn = getattr(fn, "whole", fn)
-    if hasattr(fn, "log_prob_elements"):
-        found: Tensor = fn.log_prob_elements(value)
-        return found
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
-    return None if fn.event_shape else fn.log_prob(value)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.criticism.averages import transform_among
 from pyrovae.criticism.coordinates import Coordinates
 from pyrovae.criticism.importance import TRACE_FROM
 from pyrovae.criticism.of_entries import of_entries
@@ -173,9 +174,7 @@ class _Rows:
         for row, column, rest in self.estimated(~x.isnan() & columns.to(x.device), self.whole()):
             drawn, value = self._drawn(rest.u, self._without(row, column), column), x[row, column]
             weight = _usual(rest.log_w.double()).softmax(0)
-            below, same = ((weight * hit.double()).sum(0) * len(drawn) for hit in (drawn < value, drawn == value))
-            pit = (below + torch.rand_like(below) * (1 + same)) / (len(drawn) + 1)
-            found[row.cpu(), column.cpu()] = pit.cpu()
+            found[row.cpu(), column.cpu()] = transform_among(drawn, value, weight).cpu()
         return found
 
     def whole(self) -> Estimated:

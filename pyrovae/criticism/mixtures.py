@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pyrovae.criticism.fields import checked, checked_labels, checked_rows
 from pyrovae.criticism.processes import FOLDS, Scaling, averaged, parts, refuse_gaps, score_of
-from pyrovae.errors import ShapeError
 from pyrovae.pair.parameters import fork_rng
 
 __all__ = ["LabelMixture"]
@@ -76,18 +75,14 @@ class LabelMixture:
 
     def relabelled(self, y: Tensor) -> LabelMixture:
         """The mixture of the same rows and classes with other labels `(N,)`."""
-        y = torch.as_tensor(y)
-        checked_labels(y, len(self.x), self.num_classes, "mixture")
         other = copy(self)
-        other._learn(y.detach().cpu().long())
+        other._learn(checked_labels(y, len(self.x), self.num_classes, "mixture")[0])
         return other
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64."""
-        rows = checked_rows(torch.as_tensor(x), "mixture")
+        rows = checked_rows(x, "mixture", self.num_columns)
         refuse_gaps(rows, "mixture")
-        if rows.shape[1] != self.num_columns:
-            raise ShapeError(f"A row of the mixture has {self.num_columns} numbers, got rows with {rows.shape[1]}.")
         rows = self.scaling(rows)
         return self._predicted(rows if self.axes is None else rows @ self.axes)
 

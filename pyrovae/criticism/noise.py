@@ -15,12 +15,7 @@ from torch.distributions import Independent, MultivariateNormal, TransformedDist
 # These classes themselves, torch's and Pyro's: one that is derived from them may draw in a way of its own.
 INDEPENDENT = (Independent, dist.Independent)
 NORMAL = (torch.distributions.Normal, dist.Normal, MultivariateNormal, dist.MultivariateNormal)
-TRANSFORMED = (
-    TransformedDistribution,
-    dist.TransformedDistribution,
-    torch.distributions.LogNormal,
-    dist.LogNormal,
-)
+TRANSFORMED = (TransformedDistribution, dist.TransformedDistribution, torch.distributions.LogNormal, dist.LogNormal)
 
 
 def of_noise(fn: Any) -> bool:

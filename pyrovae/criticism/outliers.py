@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae._arguments import as_number, number_of
+from pyrovae._arguments import as_choice, as_number, number_of
 from pyrovae._html import Told
-from pyrovae.criticism.ais import over_rows
+from pyrovae.criticism.averages import over_rows
 from pyrovae.criticism.importance import silently
 from pyrovae.criticism.refine import refine
 from pyrovae.errors import DataError, OptionError
@@ -122,8 +122,7 @@ def anomaly_score(
         tensor(1)
     """
     refuse_unfitted(fitted)
-    if method not in METHODS:
-        raise OptionError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
+    as_choice("method", method, METHODS)
     needed = {"typicality": ("reference", reference), "ratio": ("background", background)}.get(method)
     if needed is not None and needed[1] is None:
         raise OptionError(f"method={method!r} needs {needed[0]}=...: {_NEEDS[method]}.")

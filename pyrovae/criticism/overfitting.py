@@ -20,9 +20,10 @@ AT_ONCE = 2**24  # differences of two values in memory
 
 def overfitting(evidence: Evidence) -> list[Finding]:
     """How much less probable rows held out are than training rows, in nats, and how much of it is the guide's."""
-    held, trained = evidence.estimated, evidence.estimated_training
+    trained = evidence.estimated_training
     if trained is None:
         return []
+    held = evidence.estimated_alike
     difference, error = _difference(trained.log_likelihood, held.log_likelihood)
     gaps = [found.log_likelihood - found.elbo for found in (trained, held)]
     more, more_error = _difference(gaps[1], gaps[0])
@@ -54,8 +55,7 @@ def overfitting(evidence: Evidence) -> list[Finding]:
             "less than 0.5 nats are the guide's",
             grade(more, 0.5, 5.0),
             "The encoder has learned the training rows by heart: fewer epochs, dropout, as by "
-            "activation=pv.nets.ReLUDropout(0.2), rows transformed at random, "
-            "or q refined for each row (proposal='refined').",
+            "activation=pv.nets.ReLUDropout(0.2), rows transformed at random, or q refined for each row (proposal='refined').",
             values={"elbo_difference": difference + more, "guide": more, "guide_se": more_error},
             p_value=normal_p(more / more_error) if more > 0 else 1.0,
         ),
@@ -100,9 +100,8 @@ def copies(evidence: Evidence) -> list[Finding]:
         Finding(
             "copies of training rows",
             PART,
-            f"{share:.1%} of the rows held out{listed} stand among the training rows, too; of training rows "
-            f"{expected:.1%} stand "
-            "there twice",
+            f"{share:.1%} of the rows held out{listed} stand among the training rows, too; of training rows {expected:.1%} "
+            "stand there twice",
             "rows held out are copies no more often than training rows are of one another",
             grade(share - expected, 1e-9, 0.01),
             "Rows that were trained on say nothing about new ones: drop duplicates before the split, and split by patient, "

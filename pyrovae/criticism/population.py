@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.criticism.importance import effective_sample_size, relative_error
+from pyrovae.criticism.averages import effective_sample_size, log_mean
 from pyrovae.criticism.proposals import lower_factor
 from pyrovae.criticism.psis import k_hat_threshold, pareto_k
 from pyrovae.criticism.refined import FREEDOM, widening
@@ -77,9 +77,7 @@ class Estimated:
     @classmethod
     def from_weights(cls, u: Tensor, log_w: Tensor) -> Estimated:
         """The estimates from draws and their log-weights."""
-        weights = log_w.double()
-        ess = effective_sample_size(weights)
-        log_p, error = weights.logsumexp(0) - math.log(len(log_w)), relative_error(ess, len(log_w))
+        log_p, error, ess = log_mean(log_w.double())
         return cls(log_p.cpu(), error.cpu(), ess.cpu(), pareto_k(log_w), u, log_w)
 
     def rows(self, index: Tensor) -> Estimated:

@@ -16,7 +16,7 @@ def prior_log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, see
     """Estimate log p(x) with K draws from the prior, `log (1/K) sum_k p(x | z_k)` with `z_k ~ p(z)`.
 
     With a condition c it is `p(x | z_k, c)` with `z_k ~ p(z | c)`. The expectation of the estimate is at most log p(x). It
-    is far below if the posterior is much narrower than the prior; `pv.log_likelihood`, with draws from the guide, is then
+    is far below if the posterior is much narrower than the prior; `pv.log_likelihood`, with draws near the posterior, is then
     closer. Both converge to log p(x) as K grows. To see the effective sample size and k-hat of the estimate, call
     `pv.importance` on `with_prior_as_guide(fitted)`.
 

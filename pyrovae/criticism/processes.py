@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.criticism.fields import FAR, checked, checked_labels, checked_rows
-from pyrovae.errors import DataError, ShapeError
+from pyrovae.errors import DataError
 
 __all__ = ["LabelProcess"]
 
@@ -79,18 +79,14 @@ class LabelProcess:
 
     def relabelled(self, y: Tensor) -> LabelProcess:
         """The process of the same rows and classes with other labels `(N,)`."""
-        y = torch.as_tensor(y)
-        checked_labels(y, len(self.x), self.num_classes, "process")
         other = copy(self)
-        other._learn(y.detach().cpu().long())
+        other._learn(checked_labels(y, len(self.x), self.num_classes, "process")[0])
         return other
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one."""
-        rows = checked_rows(torch.as_tensor(x), "process")
+        rows = checked_rows(x, "process", self.x.shape[1])
         refuse_gaps(rows, "process")
-        if rows.shape[1] != self.x.shape[1]:
-            raise ShapeError(f"A row of the process has {self.x.shape[1]} numbers, got rows with {rows.shape[1]}.")
         return self._predicted(self.scaling(rows))
 
     def _predicted(self, rows: Tensor) -> Tensor:

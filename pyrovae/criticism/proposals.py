@@ -1,9 +1,9 @@
-"""Proposals of the latent sites of each row, fitted to that row's own posterior: `Refined`, and how it is found.
+"""Proposals of the latent sites of each row, fitted to that row's own posterior: how a `Refined` is found.
 
 A guide predicts the posterior of a row that it may never have seen, and is often displaced. Here the continuous sites of a row
-are taken together as one vector u without constraints, and a Normal of u is improved by gradient steps on that row's own ELBO.
-Where the guide's draws depend on one another, as in a hierarchy, u is the noise of its Normal draws, and not their values.
-The draws that are weighed are fresh ones: of a t distribution with heavier tails, and of the guide.
+are taken together as one vector u without constraints, and a Normal of u is improved by steps on that row's own ELBO. Where the
+guide's draws depend on one another, as in a hierarchy, u is the noise of its Normal draws, and not their values. The draws that
+shape a proposal are not weighed: `weighing` draws fresh ones.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_choice
 from pyrovae.batching.chunks import chunks, even_size
 from pyrovae.criticism.coordinates import MOST_JOINT, Coordinates, NotRefinable, PointGuide, Radial
 from pyrovae.criticism.newton import by_newton
@@ -32,7 +33,7 @@ from pyrovae.criticism.refined import (
 )
 from pyrovae.engine.adam import Adam
 from pyrovae.engine.fused import gradients_as_by_backward
-from pyrovae.errors import OptionError, PairError
+from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup
 from pyrovae.fitted.runs import rows_at_once
 from pyrovae.objectives.terms import terms
@@ -350,8 +351,7 @@ PROPOSALS = ("guide", *ADAPTED)
 
 def check_proposal(proposal: str) -> None:
     """OptionError unless a proposal has this name."""
-    if proposal not in PROPOSALS:
-        raise OptionError(f"proposal must be one of {', '.join(map(repr, PROPOSALS))}, got {proposal!r}.")
+    as_choice("proposal", proposal, PROPOSALS)
 
 
 def usable(fitted: Fit, part: FittedGroup, proposal: str, sites: Collection[str] = (), stacklevel: int = 6) -> str:

@@ -14,7 +14,7 @@ from pyrovae._arguments import as_count
 from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
-from pyrovae.criticism.ais import log_mean, of_mean, over_rows
+from pyrovae.criticism.averages import log_mean, of_mean, over_rows
 from pyrovae.criticism.coordinates import NotRefinable
 from pyrovae.criticism.importance import tell_undefined
 from pyrovae.criticism.proposals import adapted, pieces
@@ -183,7 +183,7 @@ def _refined(fitted: Fit, part: FittedGroup, num_samples: int) -> tuple[list[Ten
         for rows, q in adapted(fitted, part.batch, part.layout, num_samples, at_once, "refined"):
             run = _Rows(fitted, part.layout, rows, q, pieces(num_samples, at_once))
             log_w, mean, sd = run.weigh()
-            log_p, error, _ = log_mean(log_w.T)
+            log_p, error, _ = log_mean(log_w)
             columns.append([*run.guides_bound(), *run.bound(), log_p, error, pareto_k(log_w)])
             means.append(mean)
             sds.append(sd)

@@ -140,7 +140,8 @@ def criticise(
     Args:
         fitted: The fitted pair.
         data: Rows that were held out of the fit, as for `pv.fit`.
-        train: The rows of the fit, for what compares the two; None leaves these questions out.
+        train: The rows of the fit, for what compares the two; None leaves these questions out. What some row of either lacks,
+            such as a label, is left out of the comparison.
         num_rows: The most rows of each that are looked at, drawn at random if there are more.
         num_samples: The number K of draws for each row.
         proposal: "refined", "laplace" or "guide", as for `pv.importance`.

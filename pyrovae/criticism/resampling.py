@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.criticism.averages import effective_sample_size
 from pyrovae.criticism.coordinates import Coordinates
-from pyrovae.criticism.importance import effective_sample_size
 from pyrovae.criticism.kept import adapted
 from pyrovae.criticism.proposals import usable
 from pyrovae.criticism.refined import DRAWS, Refined, log_joint, run_at
@@ -272,12 +272,7 @@ def _refined(
 
 
 def _moved(
-    fitted: Fit,
-    layout: Layout,
-    block: _Candidates,
-    chosen: dict[str, Tensor],
-    moves: int,
-    at_once: int,
+    fitted: Fit, layout: Layout, block: _Candidates, chosen: dict[str, Tensor], moves: int, at_once: int
 ) -> Tensor:
     """The chosen u, `(S, n, d)`, after some Metropolis-adjusted Langevin steps in the metric of the row's proposal."""
     refined = block.refined

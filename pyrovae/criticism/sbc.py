@@ -58,13 +58,11 @@ def simulation_based_calibration(evidence: Evidence) -> list[Finding]:
             Finding(
                 f"calibration of the guide, {codes.name}",
                 PART,
-                f"of {len(r)} rows drawn from the model, ranks of true codes among draws of the guide depart from "
-                "uniform by up to "
-                f"{size:.3f} ({_of_unit(codes, unit)})",
+                f"of {len(r)} rows drawn from the model, ranks of true codes among draws of the guide depart from uniform by "
+                f"up to {size:.3f} ({_of_unit(codes, unit)})",
                 "ranks are uniform to 0.03",
                 grade(size, 0.03, 0.07),
-                f"Under its own model {what}: train for longer, give the encoder more units or rows, "
-                "take a richer family "
+                f"Under its own model {what}: train for longer, give the encoder more units or rows, take a richer family "
                 "(full, a flow), and use log p(x), posterior draws and classes of a refined proposal until then.",
                 values={
                     "departure": size,
@@ -148,13 +146,12 @@ def joint_coverage(evidence: Evidence) -> list[Finding]:
     codes = [one for one in evidence.codes if one.name != LIKELIHOOD and len(one.truth) == everywhere]
     if not codes or sum(c.truth.shape[1] for c in codes) < 2:
         return []
-    generator = np.random.default_rng(evidence.seed + 2)
     truth, draws = torch.cat([c.truth for c in codes], -1), torch.cat([c.draws for c in codes], -1)
     scale = truth.std(0).clamp_min(1e-9)
-    points = truth[torch.from_numpy(generator.permutation(len(truth)))]
+    points = truth.roll(1, 0)  # rows are drawn independently of each other
     own = ((truth - points) / scale).square().sum(-1, keepdim=True)
     each = ((draws - points) / scale).square().sum(-1, keepdim=True)
-    r = ranks(own, each, generator)
+    r = ranks(own, each, np.random.default_rng(evidence.seed + 2))
     p = ecdf.p_value(float(ecdf.smallest_p(r, GUIDE_DRAWS)[0]), len(r), GUIDE_DRAWS)
     curve = ecdf.difference(r, GUIDE_DRAWS)[:, 0]
     size = float(np.abs(curve).max())
@@ -167,9 +164,8 @@ def joint_coverage(evidence: Evidence) -> list[Finding]:
             f"{size:.3f}",
             "to 0.03",
             grade(size, 0.03, 0.07),
-            "Regions of the guide hold the true code too seldom or too often: take a family that has "
-            "correlations (full, a flow), or "
-            "refine q for each row.",
+            "Regions of the guide hold the true code too seldom or too often: take a family that has correlations (full, a "
+            "flow), or refine q for each row.",
             values={"departure": size, "units": float(truth.shape[1])},
             p_value=p,
             curves={"at": at, "low": low, "high": high, "units": {"all units together": curve.tolist()}},

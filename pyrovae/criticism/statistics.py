@@ -38,9 +38,8 @@ MEANING = {
     ),
     "variance over mean": (
         *(0.15, 0.5),
-        "Counts vary more or less than the likelihood lets them: take one with a dispersion of its own, a "
-        "negative binomial or a "
-        "beta-binomial.",
+        "Counts vary more or less than the likelihood lets them: take one with a dispersion of its own, a negative binomial "
+        "or a beta-binomial.",
     ),
     "extremes of columns": (
         *(0.2, 1.0),
@@ -292,7 +291,7 @@ def _spread_twice(x: Tensor) -> Tensor:
 
 
 def _range_twice(x: Tensor) -> Tensor:
-    return (_range(x) / len(x)).repeat(2)
+    return _one_row(x).repeat(2)
 
 
 def _spread_of_totals(x: Tensor) -> Tensor:

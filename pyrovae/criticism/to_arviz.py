@@ -353,10 +353,7 @@ def _at_draws(
         pair = Pair(held(fitted.pair.model), held(fitted.pair.guide))
         found = terms(pair, rows, 1, layout=kind.layout, enumerate=False)
         log_p, log_q = _row_densities(found)
-        made: Placed = {
-            LOG_P: (log_p[0], (DATA_PLATE,)),
-            LOG_Q: (log_q[0], (DATA_PLATE,)),
-        }
+        made: Placed = {LOG_P: (log_p[0], (DATA_PLATE,)), LOG_Q: (log_q[0], (DATA_PLATE,))}
         if wishes.any_of("posterior_predictive"):
             nodes = run_model(held(DrawObserved()(fitted.pair.model)), {**rows, **filled(absent, rows)})
             made |= {name: placed for name, placed in nodes.items() if name in data_names(fitted)}

@@ -91,18 +91,17 @@ class Naming:
             full = self.full(name, value)
             if names := self._names(name, value.values.dim() - len(value.dims) - value.drawn, value):
                 found.setdefault(full[-1], names)
-                if (
-                    found[full[-1]] != names
-                ):  # columns of two variables, of which the caller says that they are the same
+                # columns of two variables, of which the caller says that they are the same
+                if found[full[-1]] != names:
                     found[full[-1]] = None
         return {dim: names for dim, names in found.items() if names is not None} | dict(self.coords)
 
 
-def chosen_groups(groups: Sequence[str] | None, possible: Sequence[str] = GROUPS) -> tuple[str, ...]:
+def chosen_groups(groups: Sequence[str] | None) -> tuple[str, ...]:
     """The groups that were asked for, None being all of them. OptionError if there is no such group."""
-    wanted = as_names("groups", possible if groups is None else groups) or ()
-    if unknown := [name for name in wanted if name not in possible]:
-        raise OptionError(f"groups must be some of {', '.join(possible)}, got {unknown}.")
+    wanted = as_names("groups", GROUPS if groups is None else groups) or ()
+    if unknown := [name for name in wanted if name not in GROUPS]:
+        raise OptionError(f"groups must be some of {', '.join(GROUPS)}, got {unknown}.")
     return wanted
 
 

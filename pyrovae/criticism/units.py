@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyrovae.criticism.coordinates import is_delta
 from pyrovae.criticism.decomposition import kl_by_site
 from pyrovae.criticism.evidence import Evidence, quietly
 from pyrovae.criticism.findings import BAD, LOOK, OK, Finding
+from pyrovae.distributions.combine import log_prob_of_entries
 from pyrovae.errors import PyrovaeError
 from pyrovae.fitted.fitted import FittedGroup, seeded
 from pyrovae.objectives.terms import Terms, terms
@@ -46,24 +47,19 @@ def rate_and_distortion(evidence: Evidence) -> list[Finding]:
         says += f" ({', '.join(f'{name} {value:.2f}' for name, value in sites.items())})"
     says += f", distortion {-elbo - rate:.2f}"
     bounds = mutual_information(evidence)
-    verdict = OK
     if bounds is not None:
         low, high = bounds[0], min(bounds[1], rate)
         rows = min(MATRIX_ROWS, len(evidence.numbers))
         full = low > 0.9 * math.log(rows)
-        says += f"; information about the row {'at least ' if full else ''}{low:.2f}" + (
-            "" if full else f" to {high:.2f}"
-        )
+        says += f"; information about the row {f'at least {low:.2f}' if full else f'{low:.2f} to {high:.2f}'}"
         values |= {"information_low": low, "information_high": high}
-    if rate < 0.1:
-        verdict = BAD
     return [
         Finding(
             "rate and distortion",
             PART,
             says + " nats",
             "a rate that is information about the row: the rest, KL(q(z) || p(z)), is a prior at odds with the codes",
-            verdict,
+            BAD if rate < 0.1 else OK,
             "The code says nothing of the row: free bits, KL warm-up, or a weaker decoder.",
             values=values,
             curves={"sites": list(sites), "kl": list(sites.values())},
@@ -148,18 +144,13 @@ def active_units(evidence: Evidence) -> list[Finding]:
                 says,
                 "all units differ between rows, or there are more than the data need",
                 BAD if len(idle) == len(shares) else LOOK if idle else OK,
-                "Units have collapsed to the prior. If log p(x) is as good with fewer latent dimensions, take fewer; "
-                "else try free "
-                "bits, KL warm-up, or a weaker decoder."
+                "Units have collapsed to the prior. If log p(x) is as good with fewer latent dimensions, take fewer; else try "
+                "free bits, KL warm-up, or a weaker decoder."
                 if len(idle) < len(shares)
                 else f"The site {name} has collapsed to its prior: free bits, KL warm-up, a weaker decoder, or a model "
                 "without it.",
                 values={"active": float(len(shares) - len(idle)), "units": float(len(shares))},
-                curves={
-                    "share": shares.tolist(),
-                    "kl": [] if terms_of is None else terms_of.tolist(),
-                    "idle": idle,
-                },
+                curves={"share": shares.tolist(), "kl": [] if terms_of is None else terms_of.tolist(), "idle": idle},
             )
         )
     return found
@@ -207,13 +198,7 @@ def _difference(run: Terms, name: str) -> Tensor | None:
     term = run.sites[name]
     if term.p is None or term.q is None:
         return None
+    each = [None if is_delta(side.fn) else log_prob_of_entries(side.fn, term.value) for side in (term.q, term.p)]
     event = tuple(term.q.fn.event_shape)
-    sides = []
-    for side in (term.q, term.p):
-        fn = side.fn
-        while isinstance(fn, dist.Independent):
-            fn = fn.base_dist
-        if fn.event_shape or not isinstance(fn, torch.distributions.Distribution) or type(fn).__name__ == "Delta":
-            return None
-        sides.append(run.rows(fn.log_prob(term.value), event)[0].reshape(run.num_rows, -1).double().cpu())
-    return sides[0] - sides[1]
+    found = [run.rows(one, event)[0].reshape(run.num_rows, -1).double().cpu() for one in each if one is not None]
+    return found[0] - found[1] if len(found) == 2 else None

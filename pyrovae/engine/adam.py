@@ -198,9 +198,7 @@ def _initial(leaf: Tensor, options: dict[str, Any]) -> dict[str, Tensor]:
     # torch keeps the step counts of a fused optimizer on the device, and of others on the host
     where = leaf.device if options.get("fused") else torch.device("cpu")
     wide = not options.get("fused") and torch.get_default_dtype() == torch.float64  # as torch has it
-    zeros: dict[str, Tensor] = {
-        "step": torch.zeros((), dtype=torch.float64 if wide else torch.float32, device=where),
-    }
+    zeros: dict[str, Tensor] = {"step": torch.zeros((), dtype=torch.float64 if wide else torch.float32, device=where)}
     return zeros | {n: torch.zeros_like(leaf, memory_format=torch.preserve_format) for n in names}
 
 

@@ -22,7 +22,7 @@ from pyrovae.engine.order import order_kept
 from pyrovae.engine.products import for_the_compiler
 from pyrovae.engine.program import Program
 from pyrovae.engine.step import Eager, Engine, Traced, _apply
-from pyrovae.engine.tracing import ROUNDING, TracedFunction, TracedProgram, differ, graph_of, undone
+from pyrovae.engine.tracing import ROUNDING, TracedFunction, TracedProgram, differ, first_line, graph_of, undone
 from pyrovae.errors import OptionError
 from pyrovae.pair.batch import Batch
 
@@ -30,7 +30,6 @@ symbolic_shapes = Lazily("torch.fx.experimental.symbolic_shapes")  # imports Sym
 dynamo_utils = Lazily("torch._dynamo.utils")
 COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")  # most of what a step costs that torch's cache has
 log = logging.getLogger(__name__)
-
 
 # What compiling takes on a CPU, in seconds, and what a compiled step saves: of the time that operations take to start, and, for
 # each floating-point operation of its largest product of matrices, of the elementwise operations that come with it.
@@ -59,9 +58,7 @@ def compiled(
     try:
         return _by_inductor(function, tensors, **in_cpp, **options)
     except Exception as error:
-        log.info(
-            "compiled with Python between its kernels, since without it failed: %s", str(error).strip().split("\n")[0]
-        )
+        log.info("compiled with Python between its kernels, since without it failed: %s", first_line(error))
         return _by_inductor(function, tensors, **options)
 
 
@@ -135,7 +132,7 @@ def _compile_in_place(program: TracedProgram, tensors: Sequence[Tensor]) -> None
             return program.run_by(made)
         reason = "it gave other results"
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)
     warnings.warn(
         f"A long question could not be compiled ({reason}); it goes on traced, which is slower.", stacklevel=4
     )
@@ -224,8 +221,7 @@ class Compiled(Traced):
                         f"its ELBO is {float(elbo[0]):.6g}, and that of the traced step is {float(true[0]):.6g}"
                     )
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            self._give_up(f"it could not be compiled ({reason})")
+            self._give_up(f"it could not be compiled ({first_line(error)})")
 
     def _flat(self, inputs: Batch, weights: Mapping[str, float]) -> list[Tensor]:
         """The arguments of the compiled step: numbers, inputs, parameters, buffers, captured tensors, optimizer state."""

@@ -128,9 +128,8 @@ def _check_overload(call: Any, node: fx.Node, schema: Any) -> None:
         *((a, node.kwargs[a.name]) for a in schema.arguments if a.name in node.kwargs),
     ]
     as_number = any(a.type.kind() == "TensorType" and type(value) in (int, float, complex) for a, value in given)
-    if not (
-        as_number and found.startswith(f"{schema.name}.")
-    ):  # a number in a tensor's place is computed with in the same way
+    # a number in a tensor's place is computed with in the same way
+    if not (as_number and found.startswith(f"{schema.name}.")):
         raise Unknown(f"{schema} is found as {found}")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,18 +29,11 @@ class _Float32Results(TorchFunctionMode):
         return made.float() if isinstance(made, Tensor) and made.dtype == torch.bfloat16 else made
 
 
-class low_precision(ExitStack):
+@contextmanager
+def low_precision(device: torch.device) -> Iterator[None]:
     """`torch.autocast` to bfloat16, with every result converted to float32 (Micikevicius et al. 2018, arXiv:1710.03740)."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device = device
-
-    def __enter__(self) -> low_precision:
-        super().__enter__()
-        self.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
-        self.enter_context(_Float32Results())
-        return self
+    with torch.autocast(device.type, dtype=torch.bfloat16), _Float32Results():
+        yield
 
 
 def as_precision(
@@ -73,9 +67,7 @@ def as_precision(
     return precision
 
 
-def warn_of_slow_products(
-    precision: str, device: torch.device, product: float = NOTICED, *, stacklevel: int = 2
-) -> None:
+def warn_of_slow_products(precision: str, device: torch.device, product: float = NOTICED, *, stacklevel: int) -> None:
     """Warn where bfloat16 was asked for and the processor has no instructions for it: there float32 is faster.
 
     Args:

@@ -6,7 +6,7 @@ views that change nothing, the same arithmetic once for each use of its result, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
 from typing import Any
 
 import torch
@@ -240,9 +240,5 @@ def _has_effect(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     if _schema(node) is None:
-        return not _is_getitem(node.target)
+        return node.target is not operator.getitem
     return _writes(node) or torch.Tag.nondeterministic_seeded in node.target.tags  # type: ignore[union-attr]
-
-
-def _is_getitem(target: Callable[..., Any] | str) -> bool:
-    return getattr(target, "__name__", "") == "getitem"

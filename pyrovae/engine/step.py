@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import pyro
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.engine.adam import MODEL_RATE, Adam
 from pyrovae.engine.fused import gradients_as_by_backward
 from pyrovae.engine.program import Program
-from pyrovae.engine.tracing import ROUNDING, TracedProgram, Untraceable, differ, trace, undone
+from pyrovae.engine.tracing import ROUNDING, TracedProgram, Untraceable, differ, halved, trace, undone
 from pyrovae.engine.watch import changed, rewound, snapshot, steady
 from pyrovae.pair.batch import Batch
 
@@ -23,14 +23,15 @@ COMPARE_EVERY = 50
 COMPARE_FIRST = 3
 
 
-class Engine(Protocol):
-    """A way to run the steps of a `Program`."""
+class Engine:
+    """A way to run the steps of a `Program`. An engine that keeps no state between steps defines `name` and `step` alone."""
 
     name: str
     notes: list[str]  # what a user should know about how the steps ran
 
     def step(self, inputs: Batch, weights: Mapping[str, float]) -> Tensor:
         """Take one step and return the ELBO without weights, as a 0-d tensor that stays on the device."""
+        raise NotImplementedError
 
     def begin_epoch(self) -> None:
         """Check before the next step whether code or attributes have changed since the step was traced."""
@@ -42,7 +43,7 @@ class Engine(Protocol):
         """Bring the optimizer's own state up to date, so that it can be saved or another engine can continue."""
 
 
-class Eager:
+class Eager(Engine):
     """Run each step in Python, operation by operation, without waiting for the device."""
 
     name = "eager"
@@ -64,17 +65,8 @@ class Eager:
         used = [(leaf, grad) for leaf, grad in zip(leaves, grads) if grad is not None]
         descend(self.program, [leaf for leaf, _ in used], [grad for _, grad in used])
 
-    def begin_epoch(self) -> None:
-        pass
 
-    def rebind(self) -> None:
-        pass
-
-    def sync(self) -> None:
-        pass
-
-
-class Traced:
+class Traced(Engine):
     """Run loss and gradient as a traced program. Clipping and the optimizer run in Python."""
 
     name = "traced"
@@ -108,12 +100,6 @@ class Traced:
 
     def begin_epoch(self) -> None:
         self._stale = True
-
-    def rebind(self) -> None:
-        pass
-
-    def sync(self) -> None:
-        pass
 
     def _run(self, inputs: Batch, weights: Mapping[str, float]) -> Tensor:
         assert self.traced is not None
@@ -153,7 +139,7 @@ class Traced:
             used[:] = [i for i, grad in enumerate(grads) if grad is not None]
             return [elbo.detach(), loss.detach(), *(grad for grad in grads if grad is not None)]
 
-        batches = [inputs, self.other if self.other is not None else _halved(inputs)]
+        batches = [inputs, self.other if self.other is not None else halved(inputs)]
         tensors = [self._tensors(batch, weights) for batch in batches]
         traced = trace(gradient, tensors, self._buffers, ROUNDING[program.precision])
         after = snapshot(program.pair, *program.reads)
@@ -260,8 +246,3 @@ def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Te
         optimizer.param_groups = groups
     for leaf in used:
         leaf.grad = None
-
-
-def _halved(inputs: Batch) -> Batch:
-    """Another batch of the same shapes: the first half of the rows, each twice."""
-    return {n: v[torch.arange(len(v), device=v.device) // 2] if v.dim() else v for n, v in inputs.items()}

@@ -7,14 +7,13 @@ slower than with one thread, which only shares its core.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from pyrovae.errors import OptionError, shortened
+from pyrovae._arguments import as_count
 
 # Floating-point operations of the largest product of matrices, or convolution, of a step. GRAIN keeps a core busy for about a
 # millisecond, so that another thread pays; what is LONG lasts for many of the time slices in which a thread may have to wait.
@@ -25,17 +24,7 @@ MOST = 1024  # threads that may be asked for: a system that has none left ends t
 
 def as_threads(threads: Any) -> int | None:
     """A number of threads, or None. OptionError unless it is a whole number from 1 to `MOST`."""
-    if threads is None:
-        return None
-    try:
-        number = 0 if isinstance(threads, bool) else operator.index(threads)
-    except TypeError:
-        number = 0
-    if not 1 <= number <= MOST:
-        raise OptionError(
-            f"threads must be a whole number of at least 1, and at most {MOST}, got {shortened(threads, 50)}."
-        )
-    return number
+    return None if threads is None else as_count("threads", threads, most=MOST)
 
 
 def threads_for(product: float) -> int:

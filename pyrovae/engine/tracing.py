@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,15 @@ def trace(
     Raises:
         Untraceable: The function cannot be traced, or the program gives another result.
     """
-    truth = []
+    results = []
     for tensors in batches:
         with undone(changing):
-            truth.append(function(*tensors))
+            results.append(function(*tensors))
+    truth = _Truth(batches, results, changing, tolerance)
     with undone(changing):
         program = capture(function, batches[0])
     try:
-        return _agreeing(program, batches, truth, changing, tolerance)
+        return truth.agreeing(program)
     except Untraceable:
         if not program.other_library:
             raise
@@ -139,52 +141,47 @@ def trace(
         own = capture(function, batches[0], faster=False)
     with undone(changing):
         program = capture(function, batches[0])
-    own = _agreeing(own, batches, truth, changing, tolerance)
+    own = truth.agreeing(own)
     try:
-        _check_results(program, batches, truth, changing, tolerance, on_the_whole=True)
+        truth.check(program, on_the_whole=True)
     except Untraceable:
         return own
     return program
 
 
-def _agreeing(
-    program: TracedProgram,
-    batches: Sequence[Sequence[Tensor]],
-    truth: Sequence[Sequence[Tensor]],
-    changing: Sequence[Tensor],
-    tolerance: float,
-) -> TracedProgram:
-    """The program, run in Python if its results are right so only. Untraceable if they are not."""
-    try:
-        _check_results(program, batches, truth, changing, tolerance)
-    except Untraceable:
-        if not program.run_by_interpreter:
-            raise
-        program.run_in_python()  # before the program is given up, since a version of torch may interpret it in another way
-        _check_results(program, batches, truth, changing, tolerance)
-    return program
+@dataclass(frozen=True)
+class _Truth:
+    """What a function returns on some batches. See `trace` for the rest."""
 
+    batches: Sequence[Sequence[Tensor]]
+    results: Sequence[Sequence[Tensor]]
+    changing: Sequence[Tensor]
+    tolerance: float
 
-def _check_results(
-    program: TracedProgram,
-    batches: Sequence[Sequence[Tensor]],
-    truth: Sequence[Sequence[Tensor]],
-    changing: Sequence[Tensor],
-    tolerance: float,
-    *,
-    on_the_whole: bool = False,
-) -> None:
-    for tensors, true in zip(batches, truth):
-        with undone(changing):
-            try:
-                found = program(*tensors)
-            except Exception as error:
-                raise Untraceable(f"its operations cannot be run again ({_first_line(error)})") from error
-            if differ(found, true, tolerance, on_the_whole=on_the_whole):
-                raise Untraceable(
-                    "it gives another result when its operations are run again: it depends on something that a trace cannot "
-                    "see, such as NumPy, Python's random numbers, or a value read from a tensor"
-                )
+    def agreeing(self, program: TracedProgram) -> TracedProgram:
+        """The program, run in Python if its results are right so only. Untraceable if they are not."""
+        try:
+            self.check(program)
+        except Untraceable:
+            if not program.run_by_interpreter:
+                raise
+            program.run_in_python()  # before it is given up, since a version of torch may interpret it in another way
+            self.check(program)
+        return program
+
+    def check(self, program: TracedProgram, *, on_the_whole: bool = False) -> None:
+        """Untraceable unless the program returns the same, see `differ`."""
+        for tensors, true in zip(self.batches, self.results):
+            with undone(self.changing):
+                try:
+                    found = program(*tensors)
+                except Exception as error:
+                    raise Untraceable(f"its operations cannot be run again ({first_line(error)})") from error
+                if differ(found, true, self.tolerance, on_the_whole=on_the_whole):
+                    raise Untraceable(
+                        "it gives another result when its operations are run again: it depends on something that a trace "
+                        "cannot see, such as NumPy, Python's random numbers, or a value read from a tensor"
+                    )
 
 
 def _deciding(node: fx.Node) -> list[fx.Node]:
@@ -287,7 +284,7 @@ def explain(error: BaseException) -> str:
             site = str(frame.f_locals.get("name", ""))
         if name.startswith(HERE) and isinstance(node := frame.f_locals.get("node"), dict):
             site = str(node.get("name", ""))  # of which the density is computed
-    what = _first_line(error)
+    what = first_line(error)
     if "_local_scalar_dense" in what or "is_nonzero" in what or "DataDependent" in type(error).__name__:
         what = "it reads a tensor's value in Python (.item(), float(), bool(), an `if` or `while` on a tensor)"
     at = f" at sample site {site!r}" if site else ""
@@ -298,8 +295,14 @@ def explain(error: BaseException) -> str:
     return f"{what}{at} ({called}, line {line.lineno}: {(line.line or '').strip()})"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line that is not too long."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def halved(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Another batch of the same shapes: the first half of the rows, each twice."""
+    return {n: v[torch.arange(len(v), device=v.device) // 2] if v.dim() else v for n, v in batch.items()}
 
 
 @contextmanager
@@ -316,11 +319,7 @@ def undone(tensors: Sequence[Tensor]) -> Iterator[None]:
 
 
 def differ(
-    a: Sequence[Tensor],
-    b: Sequence[Tensor],
-    tolerance: float = ROUNDING["float32"],
-    *,
-    on_the_whole: bool = False,
+    a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = ROUNDING["float32"], *, on_the_whole: bool = False
 ) -> bool:
     """Whether two lists of tensors differ by more than rounding. NaN equals NaN. This waits for the device.
 
@@ -371,9 +370,9 @@ class TracedFunction:
             if self.traced is None or changed(self._snapshot, now):
                 names = list(batch)
                 try:
-                    other = [t[torch.arange(len(t), device=t.device) // 2] for t in tensors]
+                    batches = [tensors, list(halved(batch).values())]
                     with rewound(*self.reads):
-                        self.traced = trace(lambda *flat: self.function(dict(zip(names, flat))), [tensors, other], [])
+                        self.traced = trace(lambda *flat: self.function(dict(zip(names, flat))), batches, [])
                     self._snapshot = steady(now, snapshot(*self.reads))
                 except Untraceable as error:
                     self.refused = str(error)

@@ -111,9 +111,11 @@ def check_several_rows(rows: int) -> None:
 
 def log_density_matrix(draws: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """log q(z_md | x_b) of M draws `(*, M, D)` under the Normals of B rows `(*, B, D)`: `(*, M, B, D)`."""
-    loc, scale = loc.unsqueeze(-3), scale.unsqueeze(-3)
-    standard = (draws.unsqueeze(-2) - loc) / scale
-    return -0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)
+    return _log_density(draws.unsqueeze(-2), loc.unsqueeze(-3), scale.unsqueeze(-3))
+
+
+def _log_density(draws: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    return -0.5 * ((draws - loc) / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
 
 
 def estimate(codes: Codes, num_rows: int, estimator: str = "stratified") -> Aggregate:
@@ -147,8 +149,7 @@ def exact(codes: Codes, at_once: int = 2**22) -> Aggregate:
         log_q = log_density_matrix(some, codes.loc, codes.scale)
         parts.append((log_q.sum(-1).logsumexp(-1), log_q.logsumexp(-2)))
     joint, each = (torch.cat(part, 1) - math.log(rows) for part in zip(*parts))
-    own = -0.5 * ((codes.draws - codes.loc) / codes.scale).square() - codes.scale.log() - 0.5 * math.log(2 * math.pi)
-    return Aggregate(own.sum(-1), joint, each)
+    return Aggregate(_log_density(*codes).sum(-1), joint, each)
 
 
 def base_of(fn: Any) -> Any:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
+from pyrovae._arguments import as_choice, as_names, as_number
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.aggregate import ESTIMATORS, check_codes, check_several_rows, code_sites, codes_of, estimate
 from pyrovae.objectives.enumeration import dims_of
-from pyrovae.objectives.kl_functions import Minibatch, checked_number, names_of
+from pyrovae.objectives.kl_functions import Minibatch
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.program import PairLike
@@ -62,13 +63,11 @@ class total_correlation:
         estimator: str = "weighted",
         sites: str | Sequence[str] | None = None,
     ) -> None:
-        wanted = "total_correlation needs weights of at least 0"
-        self.weight, self.information, self.dimension_wise = (
-            checked_number(w, wanted) for w in (weight, information, dimension_wise)
-        )
-        if estimator not in ESTIMATORS:
-            raise OptionError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}.")
-        self.estimator, self.sites = estimator, names_of(sites)
+        self.weight = float(as_number("weight", weight, least=0))
+        self.information = float(as_number("information", information, least=0))
+        self.dimension_wise = float(as_number("dimension_wise", dimension_wise, least=0))
+        self.estimator = as_choice("estimator", estimator, ESTIMATORS)
+        self.sites = as_names("sites", sites) or ()
 
     def check(self, pair: PairLike, batch: Batch, layout: Layout) -> None:
         """PairError unless the guide draws the sites from Normals given the rows alone. A fit asks before its first step."""
@@ -122,7 +121,7 @@ class density_ratio:
     """
 
     def __init__(self, weight: float, discriminator: nn.Module, site: str | None = None) -> None:
-        self.weight = checked_number(weight, "density_ratio needs a weight of at least 0")
+        self.weight = float(as_number("weight", weight, least=0))
         if not isinstance(discriminator, nn.Module):
             raise OptionError(f"density_ratio needs a module as discriminator, got {discriminator!r}.")
         if not any(parameter.requires_grad for parameter in discriminator.parameters()):
@@ -130,7 +129,7 @@ class density_ratio:
                 f"density_ratio trains its discriminator, and {type(discriminator).__name__} has no parameter to train."
             )
         self.discriminator, self.site = discriminator, site
-        self.sites = names_of(site)
+        self.sites = as_names("site", site) or ()
 
     @property
     def trains(self) -> tuple[nn.Module, ...]:
@@ -199,12 +198,10 @@ class dip:
     def __init__(
         self, off_diagonal: float, diagonal: float, of: str = "codes", sites: str | Sequence[str] | None = None
     ) -> None:
-        self.off_diagonal, self.diagonal = (
-            checked_number(w, "dip needs weights of at least 0") for w in (off_diagonal, diagonal)
-        )
-        if of not in ("means", "codes"):
-            raise OptionError(f"dip takes the covariance of 'means' or of 'codes', got of={of!r}.")
-        self.of, self.sites = of, names_of(sites)
+        self.off_diagonal = float(as_number("off_diagonal", off_diagonal, least=0))
+        self.diagonal = float(as_number("diagonal", diagonal, least=0))
+        self.of = as_choice("of", of, ("means", "codes"))
+        self.sites = as_names("sites", sites) or ()
 
     def check(self, pair: PairLike, batch: Batch, layout: Layout) -> None:
         """PairError unless the guide draws the sites from Normals given the rows alone. A fit asks before its first step."""

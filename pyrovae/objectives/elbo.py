@@ -16,7 +16,7 @@ from pyrovae.objectives.baselines import Signal
 from pyrovae.objectives.divergences import closed_forms, closed_kl, drawn_kl
 from pyrovae.objectives.enumeration import dims_of, expected, probability, upstream
 from pyrovae.objectives.kl_functions import KLFunction, Minibatch, applies_weight, apply, repr_of
-from pyrovae.objectives.marginals import Cost, Marginal, any_tensor, count, expected_term, marginals_of
+from pyrovae.objectives.marginals import Cost, Marginal, count, expected_term, marginals_of, zeros
 from pyrovae.objectives.terms import Density, Term, Terms
 
 # from the learning signal of a site to what multiplies its score, and an objective of the baseline's own, if it learns
@@ -154,7 +154,7 @@ def bound_of(
 
 def _likelihood_part(terms: Terms, rows: int, marginals: list[Marginal]) -> tuple[Tensor, Tensor]:
     """log p of what is observed, scaled and summed over particles, and the same of sites marked `objective_only`."""
-    likelihood, extra = _zero(terms), _zero(terms)
+    likelihood, extra = zeros(terms), zeros(terms)
     summed = _summed(marginals)
     for term in terms.sites.values():
         if term.q is None and term.p is not None and term.name not in summed:
@@ -177,7 +177,7 @@ def _latent_part(
     supplies the gradient of that site's log q, so it is left out here (unless `dice`, see `bound_of`).
     """
     scored = not dice and any(term.q is not None and term.q.score is not None for term in terms.sites.values())
-    latent = pathwise = _zero(terms)
+    latent = pathwise = zeros(terms)
     summed = _summed(marginals)
     for term in terms.sites.values():
         if term.q is None:
@@ -188,7 +188,7 @@ def _latent_part(
         if divergence is not None:
             latent = latent - weight * divergence.sum()
             continue
-        log_p = weight * expected_term(p, term, terms, p.scaled).sum() if p is not None else _zero(terms)
+        log_p = weight * expected_term(p, term, terms, p.scaled).sum() if p is not None else zeros(terms)
         latent = latent + log_p - weight * expected_term(term.q, term, terms, term.q.scaled).sum()
         if scored:
             pathwise = pathwise + log_p
@@ -239,7 +239,7 @@ def _changed(
             f"kl={repr_of(kl)} works in nats per row, but the plate 'data' of site {scaled[0]!r} has a subsample scale of its "
             "own. Write pyro.plate('data', len(x)) and leave the scale to the fit, which multiplies by N/B."
         )
-    weight = _zero(terms) + (1.0 if kl_weight is None else kl_weight)
+    weight = zeros(terms) + (1.0 if kl_weight is None else kl_weight)
     changed = apply(kl, divergences, weight, Minibatch(terms, rows))
     if not isinstance(changed, Mapping) or changed.keys() != divergences.keys():
         got = list(changed) if isinstance(changed, Mapping) else type(changed).__name__
@@ -264,7 +264,7 @@ def _shape_of(term: Term, terms: Terms) -> tuple[int, ...]:
 
 def _total(divergences: Mapping[str, Tensor], terms: Terms, rows: int) -> Tensor:
     """All KL terms for the whole data set, summed over particles. A term of shape (K, 1) counts for each of the N rows."""
-    total = _zero(terms)
+    total = zeros(terms)
     for name, divergence in divergences.items():
         term = terms.sites[name]
         total = total + count(term, terms, rows) * divergence.expand(_shape_of(term, terms)).sum()
@@ -343,7 +343,7 @@ def _enumerated_surrogate(
             costs.append(Cost(share * term.p.scaled, term.p.plates, term.name, weight, False))
         if term.q is not None:
             costs.append(Cost(-share * term.q.scaled, term.q.plates, term.name, weight, False))
-    total = _zero(terms)
+    total = zeros(terms)
     for term in scored:
         assert term.q is not None and term.q.score is not None
         keep = upstream(dims_of(term.q.score, terms), terms)
@@ -367,8 +367,3 @@ def _summed(marginals: list[Marginal]) -> set[str]:
 
 def _costs(marginals: list[Marginal], latent: bool) -> list[Cost]:
     return [cost for marginal in marginals for cost in marginal.costs if cost.latent is latent]
-
-
-def _zero(terms: Terms) -> Tensor:
-    tensor = any_tensor(terms)
-    return torch.zeros((), device=tensor.device, dtype=tensor.dtype)

@@ -11,12 +11,13 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyrovae._arguments import as_choice, as_count
 from pyrovae.errors import PairError
 from pyrovae.objectives.baselines import leave_one_out
 from pyrovae.objectives.elbo import Bound, bound_of
 from pyrovae.objectives.enumeration import dims_of, expected
 from pyrovae.objectives.fixed_draws import log_q_at
-from pyrovae.objectives.losses import check_options, check_reparameterised
+from pyrovae.objectives.losses import check_reparameterised
 from pyrovae.objectives.marginals import count
 from pyrovae.objectives.terms import Term, Terms, terms, with_densities
 from pyrovae.objectives.weights import joint_log_weights, log_weights
@@ -64,8 +65,8 @@ class IWELBO:
     """
 
     def __init__(self, num_particles: int, gradient: str = "standard") -> None:
-        check_options(num_particles, gradient, "doubly_reparameterised")
-        self.num_particles, self.gradient = num_particles, gradient
+        self.num_particles = as_count("num_particles", num_particles)
+        self.gradient = as_choice("gradient", gradient, ("standard", "doubly_reparameterised"))
 
     def __call__(
         self,

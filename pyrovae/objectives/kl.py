@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_number
 from pyrovae.errors import OptionError
 from pyrovae.objectives.disentangling import density_ratio, dip, total_correlation
 from pyrovae.objectives.kl_functions import KLFunction, Minibatch, chain, checked_numbers, mean_over_rows
@@ -187,7 +188,7 @@ class capacity:
 
     def __init__(self, nats: float | Mapping[str, float], gamma: float = 100.0) -> None:
         self.nats = checked_numbers(nats, "capacity needs nats of at least 0", zero=True)
-        self.gamma = checked_numbers(gamma, "capacity needs a positive gamma", zero=False)
+        self.gamma = as_number("gamma", gamma, above=0)
         self.sites = tuple(self.nats) if isinstance(self.nats, dict) else ()
 
     def __call__(self, terms: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -133,18 +133,3 @@ def checked_numbers(given: float | Mapping[str, float], wanted: str, zero: bool)
             place = f" for {name!r}" if name else ""
             raise OptionError(f"{wanted}, one number or a dict by site; got {number!r}{place}.")
     return numbers if isinstance(given, Mapping) else given
-
-
-def checked_number(given: float, wanted: str) -> float:
-    """One number of at least 0, checked. Raises OptionError."""
-    if isinstance(given, Mapping):
-        raise OptionError(f"{wanted}, one number each; got {given!r}.")
-    return float(checked_numbers(given, wanted, zero=True))
-
-
-def names_of(sites: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Names of sites as a tuple, empty for all. Raises OptionError for what is no list of names."""
-    names = (sites,) if isinstance(sites, str) else tuple(sites) if isinstance(sites, Sequence) else ()
-    if not (sites is None or isinstance(sites, Sequence)) or not all(isinstance(name, str) for name in names):
-        raise OptionError(f"sites must be names of sites, got {sites!r}.")
-    return names

@@ -71,7 +71,8 @@ class Trace_ELBO:
         gradient: str = "standard",
         baseline: str | learned | None = "leave_one_out",
     ) -> None:
-        check_options(num_particles, gradient, "sticking_the_landing")
+        self.num_particles = as_count("num_particles", num_particles)
+        self.gradient = as_choice("gradient", gradient, ("standard", "sticking_the_landing"))
         check_kl(kl)
         if callable(kl):
             num_arguments(kl)  # refuse a function of too many arguments now, not in the first step
@@ -80,7 +81,7 @@ class Trace_ELBO:
         named = isinstance(baseline, str) and baseline == "leave_one_out"
         if not (baseline is None or named or isinstance(baseline, learned)):
             raise OptionError(f"baseline must be None, 'leave_one_out' or pv.baselines.learned(...), got {baseline!r}.")
-        self.num_particles, self.kl, self.gradient, self.baseline = num_particles, kl, gradient, baseline
+        self.kl, self.baseline = kl, baseline
         self._dice = False  # see `bound_of`
 
     def __call__(
@@ -176,12 +177,6 @@ def _check_signature(loss: Any) -> None:
         signature.bind(None, {}, num_rows=None, kl_weight=None, layout=None)
     except TypeError as error:
         raise OptionError(f"A loss of pv.fit {_CALLED}, and {name}{signature} cannot be ({error}).") from None
-
-
-def check_options(num_particles: int, gradient: str, other: str) -> None:
-    """OptionError for no whole number of particles, or for a gradient that is neither "standard" nor `other`."""
-    as_count("num_particles", num_particles)
-    as_choice("gradient", gradient, ("standard", other))
 
 
 def check_reparameterised(terms: Terms, gradient: str) -> None:

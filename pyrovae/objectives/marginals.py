@@ -13,9 +13,10 @@ from pyrovae.objectives.enumeration import Factor, Plates, connected, eliminate,
 from pyrovae.objectives.terms import Density, Term, Terms
 
 
-def any_tensor(terms: Terms) -> Tensor:
-    """Some log-density of the run, for its device and dtype; zero for a run without a site."""
-    return next((term.either.log_prob for term in terms.sites.values()), torch.zeros(()))
+def zeros(terms: Terms, *shape: int) -> Tensor:
+    """Zeros to add log-densities of a run to, on their device and of their dtype; without a shape a single one."""
+    like = next((term.either.log_prob for term in terms.sites.values()), torch.zeros(()))
+    return torch.zeros(shape, device=like.device, dtype=like.dtype)
 
 
 def expected_term(side: Density, term: Term, terms: Terms, log_prob: Tensor) -> Tensor:

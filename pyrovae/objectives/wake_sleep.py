@@ -12,11 +12,11 @@ from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from pyrovae._arguments import as_number
+from pyrovae._arguments import as_count, as_number
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.elbo import Bound, bound_of
 from pyrovae.objectives.iwelbo import log_mean, outside_of, scale_of, weights_of
-from pyrovae.objectives.losses import check_options, innermost_of
+from pyrovae.objectives.losses import innermost_of
 from pyrovae.objectives.marginals import count
 from pyrovae.objectives.terms import Density, Term, Terms, terms
 from pyrovae.pair.handlers import DetachDraws, SetValues
@@ -63,8 +63,7 @@ class WakeSleep:
     """
 
     def __init__(self, num_particles: int = 1) -> None:
-        check_options(num_particles, "standard", "standard")
-        self.num_particles = num_particles
+        self.num_particles = as_count("num_particles", num_particles)
 
     def check(self, pair: PairLike, batch: Mapping[str, Tensor], layout: Layout) -> None:
         """Raise PairError for a pair that this loss cannot fit; `batch` are a few of its rows."""
@@ -132,8 +131,7 @@ class RWS:
     """
 
     def __init__(self, num_particles: int, sleep: float = 0.0) -> None:
-        check_options(num_particles, "standard", "standard")
-        self.num_particles = num_particles
+        self.num_particles = as_count("num_particles", num_particles)
         self.sleep = float(as_number("sleep, the share of the sleep phase,", sleep, least=0, most=1))
 
     def check(self, pair: PairLike, batch: Mapping[str, Tensor], layout: Layout) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae.errors import PairError
 from pyrovae.objectives.enumeration import Factor, dims_of, eliminate, expected, from_model, probability, upstream
-from pyrovae.objectives.marginals import any_tensor, expected_term, is_latent, log_p_of, prior_factor, times
+from pyrovae.objectives.marginals import expected_term, is_latent, log_p_of, prior_factor, times, zeros
 from pyrovae.objectives.terms import Term, Terms
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE
 
@@ -70,7 +70,7 @@ def _log_weights(terms: Terms, kl_weight: Tensor | float | None, keep: str | Non
         shared = [Factor(q.whole, q.plates, (keep,))]
 
     def add_up(factors: list[Factor]) -> Tensor:
-        total = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
+        total = zeros(terms)
         for factor in shared + (_eliminate_rows(factors, dims, terms) if dims else factors):
             total = total + by_value(factor.log_prob, kept, terms)
         return total
@@ -110,7 +110,7 @@ def joint_log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None) 
     """`log w = log p(x, z) - log q(z | x)` of all rows and global sites together, nats, unscaled: `(K,)`."""
 
     def add_up(factors: list[Factor]) -> Tensor:
-        total = torch.zeros(terms.num_particles, device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
+        total = zeros(terms, terms.num_particles)
         for factor in eliminate(factors, frozenset(terms.enum_dims), terms):
             total = total + terms.reduce(factor.log_prob, False)
         return total
@@ -125,7 +125,7 @@ def row_bounds(terms: Terms) -> Tensor:
     """
     if not terms.enum_dims:
         return log_weights(terms)
-    total = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
+    total = zeros(terms)
     sites = [t for t in terms.sites.values() if t.local and not t.objective_only]
     factors = [Factor(log_p_of(t), t.p.plates, (t.name,)) for t in sites if t.p is not None]
     for factor in _eliminate_rows(factors, from_model(terms), terms, guide=False):
@@ -162,7 +162,7 @@ def row_kl(terms: Terms) -> dict[str, Tensor]:
 
 def global_bound(terms: Terms, counted: Collection[str] = ()) -> Tensor:
     """log p - log q of the global sites that are not in `counted`, scaled and summed over particles: what belongs to no row."""
-    total = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
+    total = zeros(terms)
     for term in terms.sites.values():
         if not term.local and not term.objective_only and term.name not in counted:
             for side, sign in ((term.p, 1), (term.q, -1)):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.pair.batch import Batch, num_rows, take_rows
-from pyrovae.pair.handlers import DATA_PLATE, SetValues
-from pyrovae.pair.program import Pair, PairLike, run, sample_sites
+from pyrovae.pair.handlers import DATA_PLATE
+from pyrovae.pair.program import PairLike, at_values, run, sites_by_side
 
 # Products of matrices are added up in another order for another number of rows. Where numbers are large, that may move a
 # density several times as far as a change in the last bits of the rows does.
@@ -19,8 +19,8 @@ SMALL = 256
 
 def in_a_loop(traces: tuple[Any, Any]) -> str | None:
     """The first site in a plate "data" that is a loop over rows, `for i in pyro.plate("data", ...)`; None without any."""
-    nodes = ((name, node) for trace in traces for name, node in sample_sites(trace).items())
-    loops = ((name, f) for name, node in nodes for f in node["cond_indep_stack"] if not f.vectorized)
+    nodes = sites_by_side(traces).items()
+    loops = ((name, f) for (_, name), node in nodes for f in node["cond_indep_stack"] if not f.vectorized)
     return next((name for name, f in loops if f.name == DATA_PLATE), None)
 
 
@@ -35,7 +35,7 @@ def depends_on_others(pair: PairLike, batch: Batch, traces: tuple[Any, Any]) -> 
     rows, half = num_rows(batch), num_rows(batch) // 2
     if not half:
         return ""
-    before = {(side, name): node for side, trace in zip(_SIDES, traces) for name, node in sample_sites(trace).items()}
+    before = sites_by_side(traces)
     values = {}
     for (_, name), node in before.items():
         if not node["is_observed"]:
@@ -45,7 +45,7 @@ def depends_on_others(pair: PairLike, batch: Batch, traces: tuple[Any, Any]) -> 
             values[name] = kept
     few = take_rows(batch, slice(0, half))
     with torch.no_grad():
-        after = _sites(pair, values, few)
+        after = sites_by_side(run(at_values(pair, values), few))
         if other := sorted({name for _, name in before.keys() ^ after.keys()}):
             return f"Site {other[0]!r} is there or not by the other rows of a batch"
         for (side, name), node in before.items():
@@ -65,15 +65,6 @@ def depends_on_others(pair: PairLike, batch: Batch, traces: tuple[Any, Any]) -> 
     return ""
 
 
-_SIDES = ("model", "guide")
-
-
-def _sites(pair: PairLike, values: dict[str, Tensor], batch: Batch) -> dict[tuple[str, str], Any]:
-    """The sites of a run at these values, by side and name."""
-    traces = run(Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), batch)
-    return {(side, name): node for side, trace in zip(_SIDES, traces) for name, node in sample_sites(trace).items()}
-
-
 def _rounding(
     pair: PairLike, values: dict[str, Tensor], batch: Batch, which: tuple[str, str], log_prob: Tensor
 ) -> Tensor:
@@ -85,8 +76,8 @@ def _rounding(
             value = torch.where(whole, value, torch.nextafter(value, torch.full_like(value, torch.inf)))
         nudged[name] = value
     try:
-        fn, value = (_sites(pair, values, nudged)[which][part] for part in ("fn", "value"))
-        moved = (fn.log_prob(value) - log_prob).abs()
+        node = sites_by_side(run(at_values(pair, values), nudged))[which]
+        moved = (node["fn"].log_prob(node["value"]) - log_prob).abs()
     except ValueError:  # only whole numbers have a density
         return log_prob.new_zeros(())
     return moved.nan_to_num(0.0, posinf=0.0).amax()

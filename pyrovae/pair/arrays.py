@@ -203,9 +203,8 @@ def _of_arrow(name: str, value: Any) -> Array:
     for part in value.get_columns() if hasattr(value, "get_columns") else value.columns if is_table else [value]:
         nulls = part.null_count() if callable(part.null_count) else part.null_count
         array = np.asarray(part) if nulls == 0 else np.empty(0, dtype=object)
-        inner = (
-            array.ndim > 1 and array.dtype.kind == "f" and bool(np.isnan(array).any())
-        )  # perhaps of integers with nulls
+        # perhaps of integers with nulls
+        inner = array.ndim > 1 and array.dtype.kind == "f" and bool(np.isnan(array).any())
         if array.dtype.kind not in "biuf" or inner:
             array = np.empty(len(part), dtype=object)
             array[:] = part.to_list() if hasattr(part, "to_list") else part.to_pylist()

@@ -86,13 +86,4 @@ def find_casts(
     return dict.fromkeys(next(iter(runs or fails_otherwise), ()), dtype)
 
 
-_ERRORS = (
-    PyrovaeError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    AttributeError,
-    NotImplementedError,
-)
+_ERRORS = (PyrovaeError, RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)

@@ -18,11 +18,11 @@ from pyrovae.pair.counted import warn_of_counts
 from pyrovae.pair.datasets import is_streamed
 from pyrovae.pair.devices import cure_of_devices
 from pyrovae.pair.dtypes import cure_of_dtypes
-from pyrovae.pair.handlers import PARTICLE_PLATE, DetachDraws, SetValues
+from pyrovae.pair.handlers import PARTICLE_PLATE, DetachDraws
 from pyrovae.pair.layout import Layout, describe_run, union
 from pyrovae.pair.mistakes import CHECK_SCALE, cure_of_gaps, cure_of_scale, in_words, unfit_parameters, where_it_failed
 from pyrovae.pair.parameters import default_dtype, dtype_of, evaluating, every_module, fork_rng, param_scope, trainable
-from pyrovae.pair.program import Pair, PairLike, run, sample_sites, unwritten_value
+from pyrovae.pair.program import PairLike, at_values, run, sample_sites, sites_by_side, unwritten_value
 from pyrovae.pair.scales import warn_of_scales
 from pyrovae.pair.supports import is_real
 
@@ -50,7 +50,7 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
     Pyro's global param store stay as they were.
 
     Args:
-        pair: PairLike object with a callable `model` and a callable `guide`.
+        pair: An object with a callable `model` and a callable `guide`.
         data: A few rows, each argument `(N, *event)`: a dict by argument, or one array for the model's first argument.
 
     Returns:
@@ -154,7 +154,7 @@ def _has_densities(pair: PairLike, batch: Batch) -> bool:
 
 def log_densities(traces: tuple[Any, Any]) -> list[Tensor]:
     """The log-densities of all sites of a run, those of the model first."""
-    return [_log_density(name, node) for trace in traces for name, node in sample_sites(trace).items()]
+    return [_log_density(name, node) for (_, name), node in sites_by_side(traces).items()]
 
 
 def _log_density(name: str, node: Any) -> Tensor:
@@ -184,8 +184,8 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
     classifier, may be used for labelled rows only.
     """
     total = torch.zeros(())
-    for side, trace in ((side, trace) for traces in runs for side, trace in zip(_SIDES, traces)):
-        for name, node in sample_sites(trace).items():
+    for traces in runs:
+        for (side, name), node in sites_by_side(traces).items():
             try:
                 with unwritten_value(name, node):
                     log_prob = _log_density(name, node)
@@ -304,35 +304,32 @@ def _leaves(total: Tensor) -> list[Tensor]:
     return found
 
 
-def check_particles(pair: PairLike, batch: Batch, layout: Layout, num_particles: int = 2) -> None:
+def check_particles(pair: PairLike, batch: Batch, layout: Layout) -> None:
     """Raise PairError unless each particle of a run has the log-densities that it has when it runs alone.
 
     Code that does not expect a particle dimension to the left of the plates either fails or, worse, takes it for another
     dimension, as a softmax over dim 1 or a mean over dim 0 would.
     """
     try:
-        together = run(pair, batch, num_particles=num_particles, plate_nesting=layout.plate_nesting)
-        sums = [
-            _by_particle(name, node, num_particles, layout)
-            for trace in together
-            for name, node in sample_sites(trace).items()
-        ]
+        together = run(pair, batch, num_particles=PARTICLES, plate_nesting=layout.plate_nesting)
+        nodes = sites_by_side(together)
+        sums = [_by_particle(name, node, layout) for (_, name), node in nodes.items()]
     except (RuntimeError, ValueError, IndexError) as error:
         raise PairError(
             "The pair does not run with a particle dimension to the left of its plates: "
             f"{in_words(error)}{where_it_failed(error)}. {_CURE}"
         ) from error
-    names = [name for trace in together for name in sample_sites(trace)]
+    names = [name for _, name in nodes]
     # Sites that only the model has are drawn in the model, since nothing is enumerated here.
     own = {name: node for name, node in sample_sites(together[0]).items() if not node["is_observed"]}
     drawn = {**own, **sample_sites(together[1])}
     for name, node in drawn.items():
         shape = tuple(node["value"].shape)
-        if len(shape) != len(node["fn"].event_shape) + layout.plate_nesting + 1 or shape[0] != num_particles:
+        if len(shape) != len(node["fn"].event_shape) + layout.plate_nesting + 1 or shape[0] != PARTICLES:
             raise PairError(
-                f"Site {name!r} lost the particle dimension: with {num_particles} particles its shape is {shape}."
+                f"Site {name!r} lost the particle dimension: with {PARTICLES} particles its shape is {shape}."
             )
-    for k in range(num_particles):
+    for k in range(PARTICLES):
         # In the joint run, a global site has dimensions of size 1 in place of the plates; alone it has none.
         values = {name: _one_particle(node, k) for name, node in drawn.items()}
         alone = _sums_at(pair, batch, values)
@@ -347,8 +344,7 @@ def check_particles(pair: PairLike, batch: Batch, layout: Layout, num_particles:
 
 def _sums_at(pair: PairLike, batch: Batch, values: Mapping[str, Tensor]) -> list[Tensor]:
     """The log-density of each site of guide and model at values of the latent ones, summed over rows."""
-    traces = run(Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), batch)
-    return [_log_density(name, node).sum() for trace in traces for name, node in sample_sites(trace).items()]
+    return [log_prob.sum() for log_prob in log_densities(run(at_values(pair, values), batch))]
 
 
 def _is_rounding(
@@ -380,7 +376,7 @@ def check_enumeration(pair: PairLike, batch: Batch, layout: Layout) -> None:
 def _check_enumeration(pair: PairLike, batch: Batch, layout: Layout) -> None:
     try:
         together = run(pair, batch, plate_nesting=layout.plate_nesting, enumerate=True)
-        nodes = {(side, n): node for side, t in zip(_SIDES, together) for n, node in sample_sites(t).items()}
+        nodes = sites_by_side(together)
         log_probs = {(side, name): _log_density(name, node) for (side, name), node in nodes.items()}
     except PyrovaeError:
         raise
@@ -393,31 +389,29 @@ def _check_enumeration(pair: PairLike, batch: Batch, layout: Layout) -> None:
     for last in (False, True):
         at = dict.fromkeys(dims, -1 if last else 0)
         values = {name: _value_at(node, at, layout) for (_, name), node in nodes.items() if not node["is_observed"]}
-        alone = run(Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), batch)
-        for side, trace in zip(_SIDES, alone):
-            for name, node in sample_sites(trace).items():
-                wanted = _log_density(name, node).sum()
-                found = _by_value(log_probs[side, name], at).sum()
-                if log_probs[side, name].numel() and not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3):
-                    raise PairError(
-                        f"Site {name!r} has another log-density with all values of the enumerated sites at once "
-                        f"({found.item():.6g}) than with one value alone ({wanted.item():.6g}), because an enumerated "
-                        f"dimension is taken for another one. {_CURE}"
-                    )
+        for (side, name), node in sites_by_side(run(at_values(pair, values), batch)).items():
+            wanted = _log_density(name, node).sum()
+            found = _by_value(log_probs[side, name], at).sum()
+            if log_probs[side, name].numel() and not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3):
+                raise PairError(
+                    f"Site {name!r} has another log-density with all values of the enumerated sites at once "
+                    f"({found.item():.6g}) than with one value alone ({wanted.item():.6g}), because an enumerated "
+                    f"dimension is taken for another one. {_CURE}"
+                )
 
 
-_SIDES = ("model", "guide")
+PARTICLES = 2  # that run together, and then each alone
 ROUNDING = 256  # units in the last place by which values are off at most, after a few sums
 _CURE = (
     "Write code for any number of dimensions on the left, (*batch, D), and count dimensions from the right (dim=-1)."
 )
 
 
-def _by_particle(name: str, node: Any, num_particles: int, layout: Layout) -> Tensor:
+def _by_particle(name: str, node: Any, layout: Layout) -> Tensor:
     log_prob = _log_density(name, node)
     depth = layout.plate_nesting + 1
     full = log_prob.reshape((1,) * (depth - log_prob.dim()) + tuple(log_prob.shape))
-    return full.expand(num_particles, *full.shape[1:]).flatten(1).sum(1)
+    return full.expand(PARTICLES, *full.shape[1:]).flatten(1).sum(1)
 
 
 def _by_value(tensor: Tensor, at: Mapping[int, int], event_dim: int = 0) -> Tensor:

@@ -27,15 +27,8 @@ from pyrovae.pair.stored import Stored
 
 # What arrays, tables and queries of them have, and data sets of rows have not.
 OF_ARRAYS = (
-    "__array__",
-    "__array_interface__",
-    "__dlpack__",
-    "__dataframe__",
-    "dtype",
-    "isna",
-    "nnz",
-    "todense",
-    "collect",
+    *("__array__", "__array_interface__", "__dlpack__", "__dataframe__"),
+    *("dtype", "isna", "nnz", "todense", "collect"),
 )
 
 

@@ -36,7 +36,7 @@ class Uncondition(Messenger):  # type: ignore[misc]  # Pyro has no types
     drawn. Sites marked `objective_only` are no part of the model, and stay as they are.
     """
 
-    def __init__(self, keep: Iterable[Tensor] = ()) -> None:
+    def __init__(self, keep: Iterable[Tensor]) -> None:
         super().__init__()
         self.keep = tuple(keep)
 
@@ -265,20 +265,13 @@ class Until(Messenger):  # type: ignore[misc]
             raise AllDrawn
 
 
-class PutDraws(Messenger):  # type: ignore[misc]
+class PutDraws(SetValues):
     """Put these values in the place of a guide's draws, with density 1, so that the log-weights of a run are log p alone."""
 
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
     def _pyro_sample(self, msg: Any) -> None:
+        super()._pyro_sample(msg)
         if msg["name"] in self.values:
-            value = self.values[msg["name"]]
-            event = len(msg["fn"].event_shape)
-            msg["fn"] = Delta(value, event_dim=event)
-            msg["done"] = True
-            msg["value"] = value
+            msg["fn"] = Delta(msg["value"], event_dim=len(msg["fn"].event_shape))
 
 
 class AnyOf(Messenger):  # type: ignore[misc]

@@ -66,9 +66,8 @@ class Site:
     objective_only: bool  # counted in what a fit maximises, but not in the ELBO that it reports
     enumerated: str | None = None  # "guide" or "model" if the site is summed out there, None if it is drawn
     plates: tuple[tuple[str, int], ...] = ()  # name and size of each plate other than "data", from left to right
-    optional: bool = (
-        False  # whether it is there only in rows that have its argument; known where rows of both kinds are
-    )
+    # whether it is there only in rows that have its argument; known where rows of both kinds are
+    optional: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

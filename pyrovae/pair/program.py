@@ -21,7 +21,7 @@ from pyrovae._html import table
 from pyrovae._weighing import Enumerated, weighed_by
 from pyrovae.errors import PairError
 from pyrovae.pair.common import commonly
-from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, Enumerate, Replay, with_particles
+from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, Enumerate, Replay, SetValues, with_particles
 from pyrovae.pair.turns import turn
 
 
@@ -194,7 +194,7 @@ def unwritten(batch: Mapping[str, Tensor], who: str, *, by_value: bool = False) 
         raise plain from None
     for name, was in before.items():
         now = batch[name]
-        same = _equal(was, now) if isinstance(was, Tensor) else was == _version(now)
+        same = same_values(was, now) if isinstance(was, Tensor) else was == _version(now)
         if not same:
             raise PairError(
                 f"The {who} writes into its argument {name!r}, and would change the data for all that read them afterwards. "
@@ -209,8 +209,9 @@ def unwritten_value(name: str, node: Any) -> AbstractContextManager[None]:
     return unwritten({"value": node["value"]} if observed else {}, f"likelihood of site {name!r}")
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
+def same_values(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have one shape and the same numbers, NaN at the same places included."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _version(tensor: Tensor) -> int:
@@ -236,6 +237,18 @@ def sample_sites(trace: Any) -> dict[str, Any]:
         for name, node in trace.nodes.items()
         if node["type"] == "sample" and not site_is_subsample(node) and not node["infer"].get("_deterministic")
     }
+
+
+def sites_by_side(traces: tuple[Any, Any]) -> dict[tuple[str, str], Any]:
+    """The random variables of a run by side, "model" or "guide", and name; those of the model first."""
+    return {
+        (side, n): node for side, trace in zip(("model", "guide"), traces) for n, node in sample_sites(trace).items()
+    }
+
+
+def at_values(pair: PairLike, values: Mapping[str, Tensor]) -> Pair:
+    """The pair whose sites have these values instead of being drawn. They stay latent."""
+    return Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide))
 
 
 def is_local(node: Any) -> bool:

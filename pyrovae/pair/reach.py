@@ -26,37 +26,22 @@ SKIPPED = (Trace, types.ModuleType, torch.optim.Optimizer, PyroOptim, pyro.infer
 LIBRARY_NAMES = ("torch", "pyro", "numpy", "pyrovae", "vector_quantize_pytorch")
 PLAIN_LIBRARIES = ("builtins", "numpy", "weakref", "collections", "threading")
 HIDDEN = (
-    "_parameters",
-    "_buffers",
-    "_modules",
-    "_pyro",
-    "_backward",
-    "_forward",
-    "_state_dict",
-    "_load_state",
-    "_non_",
+    *("_parameters", "_buffers", "_modules", "_pyro"),
+    *("_backward", "_forward", "_state_dict", "_load_state", "_non_"),
 )
 # Classes that add nothing to what code reads of an object.
 BARE = (object, nn.Module, PyroModule, Generic, Protocol)
 # Names that all programs read, and names by which code reads what its own names do not tell.
 ALWAYS = {"model", "guide", "forward"}
-OUTSIDE = {
-    "__init__",
-    "__new__",
-    "__post_init__",
-    "__init_subclass__",
-    "__repr__",
-    "__str__",
-    "__del__",
-}  # of no program
+# Methods that no program runs.
+OUTSIDE = {"__init__", "__new__", "__post_init__", "__init_subclass__", "__repr__", "__str__", "__del__"}
 UNTOLD = {"getattr", "setattr", "hasattr", "vars", "__dict__", "eval", "exec", "attrgetter", "methodcaller", "asdict"}
 HOLDERS: tuple[type, ...] = (Mapping, list, tuple, set, frozenset, types.MethodType, functools.partial)
 ENDS = (*PLAIN, Tensor, np.ndarray, type, *GENERATORS)
 # a mapping in which Python looks a name up, the name, and the value found there
 Slot = tuple[Mapping[Any, Any], Any, Any]
-Part = tuple[
-    str, Any, Mapping[Any, Any] | None
-]  # name, part, and the mapping in which Python looks the name up, if any
+# name, part, and the mapping in which Python looks the name up, if any
+Part = tuple[str, Any, Mapping[Any, Any] | None]
 
 
 def reach(

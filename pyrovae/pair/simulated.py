@@ -14,8 +14,9 @@ from pyrovae.pair.batch import Batch
 from pyrovae.pair.handlers import DrawObserved, SetValues
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.masks import masked_out
+from pyrovae.pair.mistakes import in_words
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import PairLike, sample_sites, unwritten
+from pyrovae.pair.program import PairLike, same_values, sample_sites, unwritten
 from pyrovae.pair.turns import turn
 
 # what to do where a site observes something else than an argument, as the end of a sentence
@@ -94,13 +95,13 @@ def check_simulated(pair: PairLike, batch: Mapping[str, Tensor], layout: Layout)
             raise
         except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
             raise PairError(
-                f"Rows cannot be drawn from the model ({type(error).__name__}: {_first_line(error)}): use a loss that needs "
-                "none of them, such as pv.RWS(num_particles=10) or pv.Trace_ELBO()."
+                f"Rows cannot be drawn from the model ({type(error).__name__}: {in_words(error)}): take what needs none of "
+                "them, as a loss pv.RWS(num_particles=10) or pv.Trace_ELBO(), and pv.ais in place of pv.bdmc."
             ) from error
         try:
             with fork_rng():
                 again = _drawn(pair, others)
-            same = all(_equal(node["value"], again[name]["value"]) for name, node in nodes.items())
+            same = all(same_values(node["value"], again[name]["value"]) for name, node in nodes.items())
         except (RuntimeError, ValueError, TypeError, AttributeError, KeyError):  # values that the model could not read
             same = False
         if not same:
@@ -112,7 +113,9 @@ def check_simulated(pair: PairLike, batch: Mapping[str, Tensor], layout: Layout)
         seen = sample_sites(poutine.trace(SetValues(found.latent)(pair.model)).get_trace(**found.rows))
     for site, name in arguments.items():
         value = seen[site]["value"]
-        if value.numel() != found.rows[name].numel() or not _equal(value.reshape(batch[name].shape), found.rows[name]):
+        if value.numel() != found.rows[name].numel() or not same_values(
+            value.reshape(batch[name].shape), found.rows[name]
+        ):
             raise PairError(
                 f"Site {site!r} observes {name!r} in another form than it is given, of shape {tuple(value.shape)}, so it "
                 "cannot be drawn anew: write obs=x, and prepare the data before the fit."
@@ -132,11 +135,3 @@ def _others(value: Tensor) -> Tensor:
     if len(value) == 1:
         return torch.zeros_like(value)
     return value[torch.arange(len(value), device=value.device) // 2]
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0]

@@ -16,10 +16,16 @@ MASS, DENSITY, BOTH = "probability mass", "density", "mass beside a density"
 DRAWS = 64  # by which a distribution is told whose support does not say that its values are whole numbers
 
 
-def kind_of(support: Any) -> str:
-    """The kind of values in a support: integers, real numbers, shares, or points on a sphere."""
+def innermost(support: Any) -> Any:
+    """A support without what `to_event` wraps around it."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
+    return support
+
+
+def kind_of(support: Any) -> str:
+    """The kind of values in a support: integers, real numbers, shares, or points on a sphere."""
+    support = innermost(support)
     if getattr(support, "is_discrete", False):
         return "integers"
     if support is constraints.simplex:
@@ -30,11 +36,9 @@ def kind_of(support: Any) -> str:
 def is_real(fn: Any) -> bool:
     """Whether a distribution is one of real numbers without bounds."""
     try:
-        support = fn.support
+        support = innermost(fn.support)
     except (NotImplementedError, AttributeError):
         return False
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
     return support is constraints.real or support is constraints.real_vector
 
 
@@ -78,11 +82,9 @@ def _measures(fn: Any) -> tuple[str, ...]:
 
 def _by_support(fn: Any) -> tuple[str, ...]:
     try:
-        support = fn.support
+        support = innermost(fn.support)
     except (NotImplementedError, AttributeError):  # a distribution without a support
         support = constraints.real
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
     if parts := getattr(support, "cseq", None):  # of constraints.cat and constraints.stack
         lengths = getattr(support, "lengths", [1] * len(parts))
         return tuple(chain.from_iterable([_measure(part)] * length for part, length in zip(parts, lengths)))

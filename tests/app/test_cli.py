@@ -303,7 +303,7 @@ def test_questions_to_a_run_refuse_what_cannot_be(pyrovae: Command, run: Path) -
         (("evaluate", run, "--num-samples", 0), "at least 1"),
         (("generate", run, "-n", 10**12), "1000000000000 rows at once are too many"),
         (("impute", run, "digits", "--draws", 10**12), "at most 100000, got 1000000000000"),
-        (("encode", run, "--threads", 0), "threads must be a whole number of at least 1, and at most 1024, got 0"),
+        (("encode", run, "--threads", 0), "threads must be at least 1 and at most 1024, got 0"),
         (("encode", run, "--threads", 10**12), "at most 1024, got 1000000000000"),
     ):
         code, _, err = pyrovae(*words)

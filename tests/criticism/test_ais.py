@@ -393,7 +393,7 @@ def test_what_cannot_move_along_a_gradient_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("model", "why"),
-    [(reads_the_data, "reads the data in another way"), (observes_a_function, "does not observe an argument")],
+    [(reads_the_data, "reads 'x' in another way"), (observes_a_function, "does not observe an argument")],
 )
 def test_rows_that_cannot_be_simulated_are_refused(model: Any, why: str) -> None:
     x = torch.randn(4, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pyro.distributions as dist
@@ -13,6 +14,7 @@ from support.programs import ONE_OF_EACH_KIND, ROWS
 from torch import Tensor
 
 import pyrovae as pv
+from pyrovae.criticism.aggregate import aggregate_posterior
 from pyrovae.criticism.findings import Finding, grade, judged
 from pyrovae.criticism.report import QUESTIONS
 
@@ -111,6 +113,27 @@ def test_a_mis_scaled_likelihood_is_named(factor: float, named: str) -> None:
     assert not {n for n in worth_a_look(report) if "guide" in n or "copies" in n}
 
 
+@pytest.mark.parametrize("rare", ["row", "prior"])
+def test_a_class_that_only_one_side_has_does_not_shift_the_units_of_the_next_site(rare: str) -> None:
+    """Both sides are of one distribution but for one fifth class: by chance p is below 1e-6 with probability 1e-6."""
+
+    def drawn(with_rare: bool) -> dict[str, Tensor]:
+        y = torch.arange(400) % 4
+        y[0] = 4 if with_rare else 0
+        return {"y": y, "z": torch.randn(400, 2)}
+
+    torch.manual_seed(0)
+    evidence: Any = SimpleNamespace(
+        posterior=[{name: value[None] for name, value in drawn(rare == "row").items()}],
+        parts=[SimpleNamespace(rows=range(400))],
+        simulate=lambda *_: SimpleNamespace(latent=drawn(rare == "prior")),
+        seed=0,
+    )
+    (found,) = aggregate_posterior(evidence)
+    assert found.p_value is not None and found.p_value > 1e-6
+    assert found.values["largest_shift"] < 1
+
+
 @pytest.mark.slow
 def test_a_prior_at_odds_with_the_aggregate_posterior_is_named() -> None:
     torch.manual_seed(0)
@@ -141,6 +164,29 @@ def test_rows_that_repeat_by_nature_are_no_copies() -> None:
     vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, pv.families.Bernoulli(6)), pv.mlp(6, pv.families.Normal(2)))
     found = pv.criticise(unfitted(vae, x), x[:100], train=x[100:], only=("copies",))["copies of training rows"]
     assert found.values["share"] > 0.9 and found.verdict == "ok"
+
+
+@pytest.mark.parametrize("labelled", [0, 5, 100])
+def test_labels_of_one_side_are_no_overfitting(labelled: int) -> None:
+    """Rows of one distribution, of which log p(x, y) is log 3 below log p(x) or more."""
+    torch.manual_seed(0)
+    pair = pv.SSVAE(
+        label_prior=pv.priors.Categorical(3),
+        prior=pv.priors.StandardNormal(2),
+        likelihood=pv.mlp((2, 3), pv.families.Bernoulli(6), hidden=(8,)),
+        encoder=pv.mlp((6, 3), pv.families.Normal(2), hidden=(8,)),
+        classifier=pv.mlp(6, pv.families.Categorical((), 3), hidden=(8,)),
+        code=pv.nets.OneHot(3),
+    )
+    x, y = torch.bernoulli(torch.full((200, 6), 0.4)), torch.arange(200) % 3
+    held, train = (
+        {"x": x[:100], "y": y[:100]},
+        {"x": x[100:], "y": torch.where(torch.arange(100) < labelled, y[100:], -1)},
+    )
+    fitted = pv.fit(pair, train, epochs=0, engine="eager", progress=False)
+    report = pv.criticise(fitted, held, train=train, only=("overfitting",), **QUICK)
+    found = report["overfitting of the model"].values
+    assert abs(found["difference"]) < 5 * found["difference_se"]
 
 
 def test_overfitting_is_told_in_nats_and_whose_it_is() -> None:

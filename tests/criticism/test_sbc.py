@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -13,7 +16,8 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae.criticism import ecdf
-from pyrovae.criticism.sbc import ranks
+from pyrovae.criticism.evidence import GUIDE_DRAWS, Codes
+from pyrovae.criticism.sbc import joint_coverage, ranks
 
 SBC = ("simulation_based_calibration", "symmetry", "joint_coverage")
 
@@ -115,6 +119,15 @@ def test_correlations_that_the_guide_lacks_are_found_where_margins_do_not_show_t
 def test_joint_coverage_finds_regions_that_are_too_small() -> None:
     _, x, fitted = linear_gaussian(100, latent=4, columns=8, spread=0.6)
     assert pv.criticise(fitted, x, only=("joint_coverage",))["joint coverage of the guide"].verdict == "bad"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_row_is_measured_from_its_own_code(seed: int) -> None:
+    """From there no draw is nearer than the truth: of two rows both would have the rank 0."""
+    truth = torch.randn(2, 2)
+    codes = Codes("z", truth, truth + 1e-3 * torch.randn(GUIDE_DRAWS, 2, 2))
+    evidence: Any = SimpleNamespace(codes=[codes], seed=seed)
+    assert joint_coverage(evidence)[0].values["departure"] < 0.9
 
 
 class TwoLevels(nn.Module):

@@ -117,7 +117,7 @@ def test_their_number_is_put_back_when_a_fit_fails() -> None:
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
 def test_other_numbers_are_refused(threads: Any) -> None:
-    with pytest.raises(pv.OptionError, match="threads must be a whole number of at least 1"):
+    with pytest.raises(pv.OptionError, match="threads must be .*at least 1"):
         pv.fit(vae(), torch.randn(30, 4), epochs=1, threads=threads)
 
 
@@ -154,7 +154,7 @@ def test_a_question_gives_the_same_whatever_the_threads() -> None:
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 10**12, 10**30, 1.5, "2", True])
 def test_threads_that_no_system_has_are_refused(threads: Any) -> None:
-    with pytest.raises(pv.OptionError, match="threads must be a whole number of at least 1, and at most 1024"):
+    with pytest.raises(pv.OptionError, match="threads must be .*at most 1024"):
         as_threads(threads)
     with pytest.raises(pv.OptionError, match="threads must be"):
         pv.fit(vae(), binary(), epochs=1, threads=threads)

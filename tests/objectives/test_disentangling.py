@@ -362,11 +362,12 @@ def test_the_top_level_alone_can_be_named() -> None:
     [
         (lambda: pv.kl.beta(-1.0), "at least 0.*got -1.0"),
         (lambda: pv.kl.capacity({"z": math.inf}), "at least 0.*got inf for 'z'"),
-        (lambda: pv.kl.capacity(1.0, gamma=0.0), "positive gamma.*got 0.0"),
-        (lambda: pv.kl.total_correlation({"z": 1.0}), "one number each"),  # type: ignore[arg-type]
-        (lambda: pv.kl.total_correlation(1.0, estimator="exact"), "stratified, weighted, got 'exact'"),
-        (lambda: pv.kl.total_correlation(1.0, sites=[1]), r"names of sites, got \[1\]"),  # type: ignore[list-item]
-        (lambda: pv.kl.dip(1.0, 1.0, of="draws"), "of='draws'"),
+        (lambda: pv.kl.capacity(1.0, gamma=0.0), "gamma must be a positive number, got 0.0"),
+        (lambda: pv.kl.capacity(1.0, gamma={"z": 1.0}), "gamma must be a positive number, got {'z': 1.0}"),  # type: ignore[arg-type]
+        (lambda: pv.kl.total_correlation({"z": 1.0}), "weight must be a number of at least 0"),  # type: ignore[arg-type]
+        (lambda: pv.kl.total_correlation(1.0, estimator="exact"), "'stratified', 'weighted', got 'exact'"),
+        (lambda: pv.kl.total_correlation(1.0, sites=[1]), r"sites must be a name, or a list of names, got \[1\]"),  # type: ignore[list-item]
+        (lambda: pv.kl.dip(1.0, 1.0, of="draws"), "of must be one of 'means', 'codes', got 'draws'"),
         (lambda: pv.kl.density_ratio(1.0, lambda z: z), "a module as discriminator"),  # type: ignore[arg-type]
         (lambda: pv.kl.density_ratio(1.0, nn.Flatten()), "Flatten has no parameter to train"),
         (lambda: pv.kl.chain(pv.kl.capacity(1.0), pv.kl.beta(2.0)), "the last function of a chain"),
