@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae._arguments import as_count
 from pyrovae.criticism.calibration import with_temperature
-from pyrovae.errors import DataError, ShapeError
+from pyrovae.errors import DataError, ShapeError, counted
 from pyrovae.pair.arrays import as_tensor
 
 __all__ = ["LabelField"]
@@ -131,7 +131,9 @@ class LabelField:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one; labelled rows are among its nearest."""
         rows = checked_rows(x)
         if rows.shape[1] != self.x.shape[1]:
-            raise ShapeError(f"A row of the field has {self.x.shape[1]} numbers, got rows with {rows.shape[1]}.")
+            raise ShapeError(
+                f"A row of the field has {counted(self.x.shape[1], 'number')}, got rows with {rows.shape[1]}."
+            )
         near, reached = nearest(self._in_units(rows) - self.origin, self.x, self.num_neighbors)
         values = torch.where(reached[..., None], self.values[near], 1 / self.num_classes)
         found = DAMPING * values.mean(1) + (1 - DAMPING) / self.num_classes
@@ -174,11 +176,13 @@ def _a(what: str) -> str:
 def checked_labels(y: Tensor, num_rows: int, num_classes: int | None, what: str = "field") -> int:
     """The number of classes. ShapeError or DataError for what are no labels of so many rows."""
     if y.shape != (num_rows,):
-        raise ShapeError(f"{_a(what)} needs a label for each of its {num_rows} rows, got labels {tuple(y.shape)}.")
+        raise ShapeError(
+            f"{_a(what)} needs a label for each of its {counted(num_rows, 'row')}, got labels {tuple(y.shape)}."
+        )
     if y.is_floating_point():
         raise DataError(f"Labels of {_a(what).lower()} must be class numbers, which are integers, got {y.dtype}.")
     if not bool((y >= 0).any()):
-        raise DataError(f"{_a(what)} needs a label, got {num_rows} rows, 0 labelled.")
+        raise DataError(f"{_a(what)} needs a label, got {counted(num_rows, 'row')}, 0 labelled.")
     count = int(y.max()) + 1 if num_classes is None else num_classes
     if not isinstance(count, numbers.Integral):
         raise DataError(f"num_classes must be a whole number, got {count!r}.")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pyrovae._lazily import Lazily
 from pyrovae.data.lines import BLANKS, LOOKED_AT, Lines, is_comment, records, split, width, without_comments
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, counted
 from pyrovae.tables.cells import as_days
 
 # pandas takes seconds to import
@@ -162,7 +162,7 @@ def refuse_wide(path: Path, width: int) -> None:
     """DataError for a table of more columns than can be looked at in some seconds."""
     if width > MOST_COLUMNS:
         raise DataError(
-            f"{path} has {width} columns, and tables are read with up to {MOST_COLUMNS}. Save numbers by numpy.save "
+            f"{path} has {counted(width, 'column')}, and tables are read with up to {MOST_COLUMNS}. Save numbers by numpy.save "
             "as .npy, which has no such limit, or exchange rows and columns."
         )
 

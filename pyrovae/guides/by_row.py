@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
 from pyrovae._arguments import as_count, as_mapping, as_names
-from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.errors import DataError, OptionError, PairError, counted
 from pyrovae.objectives.wake_sleep import RWS, WakeSleep
 from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group
 from pyrovae.pair.handlers import DATA_PLATE, AllDrawn, Until
@@ -92,7 +92,7 @@ class ByRow(nn.Module):
         batch = as_batch(self.pair, data)
         if num_rows(batch) != self.num_rows:
             raise DataError(
-                f"The guide knows {self.num_rows} rows, got {num_rows(batch)}: give all rows, in their order."
+                f"The guide knows {counted(self.num_rows, 'row')}, got {num_rows(batch)}: give all rows, in their order."
             )
         return {**batch, INDEX: torch.arange(self.num_rows)}
 
@@ -145,13 +145,15 @@ class ByRow(nn.Module):
         outside = numbers[numbers >= self.num_rows]
         if len(outside):
             raise DataError(
-                f"{INDEX!r} must hold numbers from 0 to {self.num_rows - 1}, as the guide knows {self.num_rows} rows, and "
-                f"{len(outside)} rows have others: take pair.indexed(data)."
+                f"{INDEX!r} must hold numbers from 0 to {self.num_rows - 1}, as the guide knows "
+                f"{counted(self.num_rows, 'row')}, and "
+                f"{counted(len(outside), 'row has', 'rows have')} others: take pair.indexed(data)."
             )
         found, counts = numbers.unique(return_counts=True)
         if len(found) < len(numbers):
             raise DataError(
-                f"{len(numbers) - len(found)} rows have the number of another row, as {found[counts > 1][0]}, and would share "
+                f"{counted(len(numbers) - len(found), 'row has', 'rows have')} the number of another row, as "
+                f"{found[counts > 1][0]}, and would share "
                 "its posterior: take pair.indexed(data), or make the pair of all rows, repeated ones as well."
             )
 

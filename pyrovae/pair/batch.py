@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, counted
 from pyrovae.pair.arrays import as_dtype, as_tensor
 from pyrovae.pair.datasets import Items, by_argument, is_batches, is_streamed
 from pyrovae.pair.parameters import dtype_of
@@ -222,7 +222,9 @@ def group_rows(pair: PairLike, batch: Mapping[str, Tensor]) -> list[Group]:
         unknown = {name for name, there in zip(known, pattern) if not there}
         names = tuple(name for name in batch if name not in unknown)
         if not names:
-            raise DataError(f"{int((which == number).sum())} rows have nothing observed: drop them.")
+            raise DataError(
+                f"{counted(int((which == number).sum()), 'row has', 'rows have')} nothing observed: drop them."
+            )
         found.append(Group(names, (which == number).nonzero().squeeze(1)))
     return sorted(found, key=lambda group: (len(group.names), group.names))
 

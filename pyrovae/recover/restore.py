@@ -20,7 +20,7 @@ from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.resampling import in_a_run, resampled
 from pyrovae.distributions import ObservedOnly
-from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.errors import DataError, OptionError, PairError, counted
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import global_draw, global_sites, particles_at_once
 from pyrovae.pair.arrays import as_tensor
@@ -74,7 +74,7 @@ class Restoration:
     exact: bool
 
     def __repr__(self) -> str:
-        return f"Restoration({len(self.draws)} draws of {len(self.mean)} rows)"
+        return f"Restoration({len(self.draws)} draws of {counted(len(self.mean), 'row')})"
 
 
 @halving

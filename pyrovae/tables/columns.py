@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pyrovae.errors import DataError, shortened
+from pyrovae.errors import DataError, counted, shortened
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, each, is_gap
 from pyrovae.tables.numerals import is_form, style_in
 
@@ -122,7 +122,7 @@ class Column:
         beyond = np.isinf(values)
         if beyond.any() and not infinite:
             raise DataError(
-                f"Column {self.name!r} has {int(beyond.sum())} infinite values. Make them missing, or drop the rows."
+                f"Column {self.name!r} has {counted(int(beyond.sum()), 'infinite value')}. Make them missing, or drop the rows."
             )
         return values, strange
 
@@ -210,7 +210,7 @@ class Column:
         elif self.is_class:
             between = " < " if self.kind == "ordinal" else ", "
             shown = between.join(map(str, self.categories[:6])) + (f"{between}..." if len(self.categories) > 6 else "")
-            parts.append(shown if self.kind == "ordinal" else f"{len(self.categories)} values: {shown}")
+            parts.append(shown if self.kind == "ordinal" else f"{counted(len(self.categories), 'value')}: {shown}")
         if self.is_number and self.kind != "date":
             if self.offset is not None and self.kind != "positive":
                 parts.append("on a log scale")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, counted
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, date_form, each, numbers_of, says_none
 from pyrovae.tables.columns import Column
 from pyrovae.tables.numerals import form_of, units_of
@@ -130,7 +130,7 @@ def _column(name: str, cells: pd.Series) -> Column:
     nearly = f"numbers, but for {len(strange)} of {len(known)} cells" if 2 * len(strange) < len(known) else ""
     nearly += f" such as {strange[0]!r}: leave such cells empty, or make them numbers" if nearly and strange else ""
     if len(strange) <= STRANGE * len(known):
-        why = f"{len(strange)} cells such as {strange[0]!r} count as missing" if strange else _marks(known, values)
+        why = _missing(strange) if strange else _marks(known, values)
         if len(units := units_of(known)) > 1:
             why = "; ".join(filter(None, (why, f"{', '.join(units[:5])} are taken for one unit")))
         made = _numbers(name, dtype, values[~np.isnan(values)], len(cells), why)
@@ -143,9 +143,15 @@ def _column(name: str, cells: pd.Series) -> Column:
             return Column(name, "none", dtype, why=why)
         days, strange = as_days(moments, form)
         if strange:
-            why = "; ".join(filter(None, (why, f"{len(strange)} cells such as {str(strange[0])!r} count as missing")))
+            why = "; ".join(filter(None, (why, _missing(strange))))
         return Column(name, "date", "datetime64[ns]", step=_date_step(days), format=form, why=why)
     return _texts(name, dtype, known, texts, nearly)
+
+
+def _missing(strange: Sequence[Any]) -> str:
+    """What to say of a few cells that are no values of their column."""
+    such = f"such as {str(strange[0])!r}"
+    return counted(len(strange), f"cell {such} counts", f"cells {such} count") + " as missing"
 
 
 def _are_words(known: Sequence[Any]) -> bool:
@@ -176,7 +182,7 @@ def _texts(name: str, dtype: str, known: Sequence[Any], texts: Sequence[str], ne
     num, rows = len(set(texts)), len(texts)
     if num > MOST_CATEGORIES or num > max(2, rows / 2):
         is_id = num == rows and (bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name)))
-        what = "it names the rows" if is_id else nearly or f"texts, {num} different ones in {rows} rows"
+        what = "it names the rows" if is_id else nearly or f"texts, {num} different ones in {counted(rows, 'row')}"
         return Column(name, "none", dtype, why=what)
     first = dict(zip(reversed(texts), reversed(known)))
     categories = tuple(_plain(first[text]) for text in sorted(first, key=_in_order))

@@ -49,7 +49,7 @@ def test_a_few_days_that_are_none_count_as_missing_and_many_are_refused() -> Non
     table = pd.DataFrame({"seen": ["03.04.2024", "25.12.2023"] * 20, "x": np.arange(40) * 0.5})
     schema = infer(table)
     table.loc[5, "seen"] = "12.25.2023"  # with the month first
-    assert schema.encode(table)[5].isnan().sum() == 1 and "such as '12.25.2023' count as missing" in repr(infer(table))
+    assert schema.encode(table)[5].isnan().sum() == 1 and "such as '12.25.2023' counts as missing" in repr(infer(table))
     table.loc[::2, "seen"] = "12.25.2023"
     with pytest.raises(
         DataError, match=r"date values \(%d.%m.%Y\), and 21 of 40 cells are no such values, for example '12.25"

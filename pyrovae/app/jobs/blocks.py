@@ -24,7 +24,7 @@ from pyrovae._lazily import Lazily
 from pyrovae._near import expanded
 from pyrovae._start import advising
 from pyrovae.app.run import Run
-from pyrovae.errors import DataError, MissingPackageError, OptionError
+from pyrovae.errors import DataError, MissingPackageError, OptionError, counted
 from pyrovae.fitted.files import digest
 from pyrovae.fitted.lock import LOCK, locked
 
@@ -109,7 +109,7 @@ def begun(
     with locked(job.folder, "command"), advising(lambda: f"stopped; the same command goes on with {to} where it was"):
         job.begin(force)
         if job.done:
-            say(f"{job.done} blocks of rows were answered before; going on with the next")
+            say(f"{counted(job.done, 'block')} of rows were answered before; going on with the next")
         try:
             yield job
         except BaseException:

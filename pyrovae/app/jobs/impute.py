@@ -17,7 +17,7 @@ from pyrovae.app.jobs.batch import batch_of, columns_of, is_folder, table_of
 from pyrovae.app.jobs.blocks import DRAW, begun, check_number, rows_at_once
 from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, counted
 from pyrovae.recover.impute import impute
 from pyrovae.tables.cells import as_days, date_form
 from pyrovae.tables.columns import Column
@@ -118,7 +118,11 @@ def fill_in(
         )
         job.join(max(draws, 1), begins=table.form.begins)
     if warned:
-        more = f" (So or similarly {len(warned)} times, for blocks of {table.rows} rows.)" if len(warned) > 1 else ""
+        more = (
+            f" (So or similarly {len(warned)} times, for blocks of {counted(table.rows, 'row')}.)"
+            if len(warned) > 1
+            else ""
+        )
         warnings.warn(warned[0] + more, stacklevel=2)
     names = columns_of(run, gaps)
     by_column = {name: gaps[name] for name in names if gaps[name]}
@@ -227,8 +231,8 @@ def _text(value: Any, decimal: str) -> str:
 def summary(found: Filled) -> str:
     """What was filled in, in a sentence."""
     which = ", ".join(f"{name} ({number})" for name, number in list(found.by_column.items())[:8])
-    more = f" and {len(found.by_column) - 8} other columns" if len(found.by_column) > 8 else ""
-    said = f"{found.cells} missing cells filled in: {which}{more}." if found.cells else "No cell is missing."
+    more = f" and {counted(len(found.by_column) - 8, 'other column')}" if len(found.by_column) > 8 else ""
+    said = f"{counted(found.cells, 'missing cell')} filled in: {which}{more}." if found.cells else "No cell is missing."
     if found.left:
         said += f" The run does not model {', '.join(found.left[:5])}, whose missing cells stay."
     return said
