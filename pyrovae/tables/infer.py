@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 
 from pyrovae.errors import DataError, counted
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, date_form, each, numbers_of, says_none
+from pyrovae.tables.clocks import DAY, as_periods, as_seconds, clock_form, period_form
 from pyrovae.tables.columns import Column
-from pyrovae.tables.numerals import form_of, units_of
+from pyrovae.tables.numerals import form_of, units_of, word_units
 from pyrovae.tables.schema import Schema
 
 Array = NDArray[Any]
@@ -30,6 +32,7 @@ ID_NAME = re.compile(
 )
 NOTHING = "no cell has a value"
 PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+PER_CENT = re.compile(r"%|(^|[^a-z])(per ?cent(age)?|pct)([^a-z]|$)", re.IGNORECASE)  # in a name
 ID_CAMEL = re.compile(r"[a-z](ID|Id)$")
 
 
@@ -124,17 +127,22 @@ def _column(name: str, cells: pd.Series) -> Column:
         return Column(name, "binary", dtype, categories=(False, True))
     if pd.api.types.is_datetime64_any_dtype(cells):
         return Column(name, "date", dtype, step=_date_step(as_days(cells)[0]))
-    if pd.api.types.is_timedelta64_dtype(cells):
-        return Column(name, "none", dtype, why="durations; write them as numbers, such as days")
-    values, strange = numbers_of(known)
-    nearly = f"numbers, but for {len(strange)} of {len(known)} cells" if 2 * len(strange) < len(known) else ""
-    nearly += f" such as {strange[0]!r}: leave such cells empty, or make them numbers" if nearly and strange else ""
+    for found in (_clocks(name, cells, known, texts), _periods(name, cells, known, texts)):
+        if found is not None:
+            return found
+    unit, nearly = _unit(known)
+    values, strange = numbers_of(known, unit=unit)
+    if not nearly and 2 * len(strange) < len(known):
+        nearly = f"numbers, but for {len(strange)} of {len(known)} cells"
+        nearly += f" such as {strange[0]!r}: leave such cells empty, or make them numbers" if strange else ""
     if len(strange) <= STRANGE * len(known):
+        if unit and (levels := _levels(name, dtype, values, texts)) is not None:
+            return levels
         why = _missing(strange) if strange else _marks(known, values)
         if len(units := units_of(known)) > 1:
             why = "; ".join(filter(None, (why, f"{', '.join(units[:5])} are taken for one unit")))
-        made = _numbers(name, dtype, values[~np.isnan(values)], len(cells), why)
-        return made if made.kind == "none" else replace(made, format=form_of(known) or "")
+        made = _numbers(name, dtype, values[~np.isnan(values)], len(cells), why, per_cent=units == ["%"])
+        return made if made.kind == "none" else replace(made, format=form_of(known, unit=unit) or "")
     moments = pd.Series(known, dtype=object)
     days, strange = as_days(moments)
     if len(strange) <= STRANGE * len(known):
@@ -146,6 +154,81 @@ def _column(name: str, cells: pd.Series) -> Column:
             why = "; ".join(filter(None, (why, _missing(strange))))
         return Column(name, "date", "datetime64[ns]", step=_date_step(days), format=form, why=why)
     return _texts(name, dtype, known, texts, nearly)
+
+
+def _clocks(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[str]) -> Column | None:
+    """A column of times of day, or of durations; None where it is none."""
+    form, lasting = clock_form(known), pd.api.types.is_timedelta64_dtype(cells)
+    seconds, strange = as_seconds(pd.Series(known, dtype=cells.dtype if lasting else object), form)
+    values = seconds[~np.isnan(seconds)]
+    if len(strange) > STRANGE * len(known) or not len(values):
+        return None
+    if form and (levels := _levels(name, str(cells.dtype), seconds, texts)) is not None:
+        return levels
+    dtype = str(cells.dtype) if form or lasting else "time"
+    short = {"%H:%M": "hours and minutes", "%M:%S": "minutes and seconds"}
+    parts = short.get(form.replace("-", ""), "")  # which nothing else says
+    said = f"{known[0]!r} is read as {parts}" if parts else ""
+    why = "; ".join(filter(None, (said, _missing(strange) if strange else "")))
+    made = _numbers(name, dtype, values, len(cells), why, classes=False)
+    if made.kind == "none":
+        return made
+    whole = not (values % 1).any()
+    always = dtype == "time" or "I" in form  # a time of day, whatever its values
+    offset, low, high, step = None if always else made.offset, made.low, None, made.step
+    step = max(step, 1.0) if step and whole else step
+    if offset is None and (always or form.startswith("%H")) and values.min() >= 0 and values.max() < DAY:
+        step = step or (60.0 if not (values % 60).any() else 1.0)
+        low, high = 0.0, DAY - step
+    elif offset is None:
+        low = 0.0 if step and values.min() >= 0 else None
+    return replace(made, kind="time", dtype=dtype, offset=offset, low=low, high=high, step=step, format=form)
+
+
+def _periods(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[str]) -> Column | None:
+    """A column of months, quarters or others; None where it is none."""
+    form, dtype = "", str(cells.dtype)
+    if not isinstance(cells.dtype, pd.PeriodDtype):
+        form, freq = period_form(known)
+        if not form:
+            return None
+        dtype = f"period[{freq}]"
+    numbers, strange = as_periods(pd.Series(known, dtype=object), dtype, form)
+    if len(strange) > STRANGE * len(known):
+        return None
+    if (levels := _levels(name, str(cells.dtype), numbers, texts)) is not None:
+        return levels
+    return Column(name, "period", dtype, step=1.0, format=form, why=_missing(strange) if strange else "")
+
+
+def _levels(name: str, dtype: str, values: Array, texts: Sequence[str]) -> Column | None:
+    """Texts of few values as classes in the order of what they say, such as 5 mg < 10 mg; None where there are more.
+
+    Args:
+        name: Of the column.
+        dtype: Of the column.
+        values: What the cells say, NaN where nothing.
+        texts: The cells, which stay what they are.
+    """
+    known = sorted({(value, text) for value, text in zip(values.tolist(), texts) if not math.isnan(value)})
+    num = len(known)
+    if num < 2 or num != len({value for value, _ in known}) or num < len(set(texts)):
+        return None
+    if num > 2 and (num > MOST_LEVELS or len(values) < ROWS_A_LEVEL * num):
+        return None
+    return Column(name, "binary" if num == 2 else "ordinal", dtype, categories=tuple(text for _, text in known))
+
+
+def _unit(known: Sequence[Any]) -> tuple[str, str]:
+    """The unit behind most numbers of a column, and, where there are several, what to say of it."""
+    units = word_units(known)
+    if 2 * units.total() <= len(known):
+        return "", ""
+    (unit, number), *others = units.most_common()
+    if number >= (1 - STRANGE) * units.total():
+        return unit, ""
+    several = 2 * others[0][1] >= number / 10 and number > 1  # and not words that follow numbers, such as streets
+    return "", f"numbers with several units, {unit} and {others[0][0]}: give all cells one" if several else ""
 
 
 def _missing(strange: Sequence[Any]) -> str:
@@ -232,8 +315,20 @@ def _in_order(text: str) -> tuple[float, str]:
         return np.inf, text
 
 
-def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Column:
-    """A column of numbers, whose known values are given."""
+def _numbers(
+    name: str, dtype: str, values: Array, rows: int, why: str, *, per_cent: bool = False, classes: bool = True
+) -> Column:
+    """A column of numbers, whose known values are given.
+
+    Args:
+        name: Of the column.
+        dtype: Of the column.
+        values: Its values, without those that are missing.
+        rows: How many rows there are.
+        why: What is to be said of it.
+        per_cent: Whether they are written with a sign of per cent, which the name may say, too.
+        classes: Whether few different ones are classes, and ones that all differ may name the rows.
+    """
     different = np.unique(values)
     num = len(different)
     whole = bool((different == np.floor(different)).all())
@@ -241,12 +336,12 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
         return Column(name, "none", dtype, why=f"every row has the value {different[0]:g}")
     why = "; ".join(filter(None, (why, _mark(values, different))))
     named = bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name))
-    if whole and num == len(values) == rows >= ENOUGH_ROWS and named:
+    if classes and whole and num == len(values) == rows >= ENOUGH_ROWS and named:
         return Column(name, "none", dtype, why="it names the rows")
-    if num == 2 or (num <= MOST_LEVELS and len(values) >= ROWS_A_LEVEL * num):
+    if classes and (num == 2 or (num <= MOST_LEVELS and len(values) >= ROWS_A_LEVEL * num)):
         categories = tuple(int(v) if whole else float(v) for v in different)
         return Column(name, "binary" if num == 2 else "ordinal", dtype, categories=categories, why=why)
-    if whole:
+    if whole and classes:
         all_differ = num == len(values) == rows >= ENOUGH_ROWS
         noted = _days(different) or ("all different: leave it out if it names the rows" if all_differ else "")
         why = "; ".join(filter(None, (why, noted)))
@@ -257,7 +352,7 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
     smallest, largest = float(different[0]), float(different[-1])
     zeros, ones = float((values == 0).mean()), float((values == 1).mean())
     offset, low, high = None, None, None
-    kind = "count" if whole and smallest >= 0 else "real"
+    kind = "count" if whole and smallest >= 0 and classes else "real"
     if kind == "count" or (smallest == 0 and zeros > 0.01):
         low = 0.0
     if smallest >= 0 and largest == 1 and ones > 0.01 and not whole:
@@ -267,6 +362,8 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
         kind = kind if kind == "count" else "positive"
         # on a log scale, what is below half a step is recorded as the smallest number that has a logarithm
         low = 0.0 if smallest == 0 or kind == "count" else step or None
+    if classes and (per_cent or PER_CENT.search(name)) and smallest >= 0 and 1 < largest <= 100:
+        kind, low, high = ("proportion", 0.0, 100.0) if offset is None else (kind, low, 100.0)
     if (low is not None or high is not None) and not step:  # a bound has a probability only where numbers are rounded
         spread = float(values.std())  # infinite beyond 1e154
         step = 10.0 ** np.floor(np.log10(1e-3 * spread)) if 0 < spread < np.inf else 0.0

@@ -175,9 +175,9 @@ class Schema:
         return decoded if index is None else decoded.set_axis(index, axis=0)
 
     def written(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A table that `decode` gave as it is written in a file: dates are texts in the form that their column had."""
+        """A table that `decode` gave as it is written in a file: dates and times are texts in the form of their column."""
         return table.assign(
-            **{c.name: c.written(table[c.name]) for c in self.columns if c.name in table and c.kind == "date"}
+            **{c.name: c.written(table[c.name]) for c in self.columns if c.name in table and c.is_moment}
         )
 
     def with_changes(self, names: str | Sequence[str], **changes: Any) -> Schema:
@@ -286,10 +286,10 @@ class Schema:
         """The schema as YAML, one entry for each column."""
         entries = {column.name: {k: v for k, v in column.to_json().items() if k != "name"} for column in self.columns}
         about = (
-            "# What each column is: real, positive (on a log scale), count, proportion, date, binary, categorical, ordinal,\n"
-            "# or none, which leaves it out. step: what numbers are recorded to, 0 if they are exact; offset: what is added\n"
-            "# before the logarithm; low, high: bounds; format: how dates are written, '%d.%m.%Y' for 31.12.2024, or numbers,\n"
-            "# '1.234,5 €' for 1234.5 €; categories: the values of a class, in order.\n"
+            "# What each column is: real, positive (on a log scale), count, proportion, date, time, period, binary,\n"
+            "# categorical, ordinal, or none, which leaves it out. step: what numbers are recorded to, 0 if they are exact;\n"
+            "# offset: what is added before the logarithm; low, high: bounds; format: how dates are written, '%d.%m.%Y' for\n"
+            "# 31.12.2024, times, '%H:%M', or numbers, '1.234,5 €' for 1234.5 €; categories: the values of a class, in order.\n"
         )
         return about + str(
             yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)

@@ -1,5 +1,6 @@
 """What a column is found to be, from its cells and its name, and the way from a table to rows and back."""
 
+import datetime
 import itertools
 import os
 from collections.abc import Callable
@@ -83,6 +84,47 @@ COLUMNS: dict[str, tuple[str, Any, str, dict[str, Any]]] = {
     "numbers, and none": ("a", [*map(str, np.round(reals(5), 1)), "none"], "real", {"step": 0.1}),
     "one answer, or none": ("a", ["aspirin", "none", None] * 30, "binary", {"categories": ("aspirin", "none")}),
     "nullable": ("a", pd.array([*RANDOM.poisson(40, N).tolist(), None], dtype="Int64"), "count", {}),
+    "per cent": ("a", [f"{v} %" for v in RANDOM.integers(40, 98, N)], "proportion", {"low": 0.0, "high": 100.0}),
+    "per cent by its name": ("Humidity (%)", RANDOM.integers(40, 98, N), "proportion", {"low": 0.0, "high": 100.0}),
+    "per cent beyond 100": ("a", [f"{v}%" for v in RANDOM.integers(40, 180, N)], "count", {"high": None}),
+    "changes in per cent": ("a", [f"{v:.1f}%" for v in reals(5)], "real", {"low": None, "high": None}),
+    "small shares in per cent": ("pct", np.round(np.exp(reals()), 2), "positive", {"high": 100.0}),
+    "a unit": ("a", [f"{v:.1f} kg" for v in 70 + reals(9)], "real", {"step": 0.1, "format": "1234.5 kg"}),
+    "a unit without a blank": ("a", [f"{v}mg" for v in RANDOM.integers(5, 90, N)], "count", {"format": "1234.5mg"}),
+    "few values with a unit": (
+        "a",
+        RANDOM.choice(["5 mg", "20 mg", "100 mg"], N),
+        "ordinal",
+        {"categories": ("5 mg", "20 mg", "100 mg")},
+    ),
+    "two units": ("a", [f"{v:.2f} {'kg' if v > 70 else 'lb'}" for v in 70 + reals(9)], "none", {}),
+    "streets": ("a", [f"{i} {'Main' if i % 7 else 'Oak'} St" for i in range(N)], "none", {}),
+    "times of day": (
+        "a",
+        [f"{m // 60:02}:{m % 60:02}" for m in RANDOM.integers(400, 1300, N)],
+        "time",
+        {"step": 60.0, "low": 0.0, "high": 86340.0, "format": "%H:%M", "offset": None},
+    ),
+    "times with am and pm": (
+        "a",
+        [f"{1 + h % 12}:{h:02} {'ap'[h % 2]}m" for h in range(60)] * 2,
+        "time",
+        {"high": 86340.0},
+    ),
+    "times of Python": ("a", [datetime.time(h % 24, h % 60) for h in range(N)], "time", {"dtype": "time"}),
+    "durations": (
+        "a",
+        [f"{s // 3600}:{s % 3600 // 60:02}:{s % 60:02}" for s in np.exp(8 + reals(1)).astype(int)],
+        "time",
+        {"offset": 0.0, "high": None, "format": "%-H:%M:%S"},
+    ),
+    "durations of pandas": ("a", pd.to_timedelta(RANDOM.integers(0, 10**6, N), unit="s"), "time", {"format": ""}),
+    "durations of pandas in a file": ("a", [f"{d} days 0{h}:30:00" for d in range(20) for h in range(9)], "time", {}),
+    "shifts": ("a", ["22:00", "06:00", "14:00"] * 20, "ordinal", {"categories": ("06:00", "14:00", "22:00")}),
+    "periods": ("a", pd.period_range("1999-03", periods=N, freq="M"), "period", {"dtype": "period[M]"}),
+    "months": ("a", [f"{1990 + i // 12}-{1 + i % 12:02}" for i in range(N)], "period", {"format": "%Y-%m"}),
+    "months by their words": ("a", [f"{m} {y}" for m in ("Jan", "June") for y in range(1950, 2000)], "period", {}),
+    "quarters": ("a", [f"{1950 + i // 4}Q{1 + i % 4}" for i in range(N)], "period", {"dtype": "period[Q-DEC]"}),
     "names of rows": ("patient_id", [f"P{i}" for i in range(N)], "none", {}),
     "numbers of rows": ("customerId", np.arange(N) + 1000, "none", {}),
     "free text": ("a", [f"came on day {i}" for i in range(N)], "none", {}),

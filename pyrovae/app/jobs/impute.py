@@ -202,6 +202,8 @@ def _as_texts(others: list[Any], values: Any, decimal: str, column: Column | Non
     """Values as texts, numbers in the form that most of the other cells have, or else those of the fit: $1,234.50."""
     if column is not None and column.kind == "date":
         return _as_dates(others, values.tolist(), column)
+    if column is not None and column.is_moment:
+        return [str(value) for value in values]
     if column is None:
         return [_text(value, decimal) for value in values]
     found = form_of(others, style_in(column.format))
