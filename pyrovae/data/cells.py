@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrovae._lazily import Lazily
-from pyrovae.data.lines import BLANKS, LOOKED_AT, Lines, is_comment, records, split, width, without_comments
+from pyrovae.data.lines import BLANKS, LOOKED_AT, UTF8, Lines, is_comment, records, split, width, without_comments
 from pyrovae.errors import DataError, counted
 from pyrovae.tables.cells import as_days
 
@@ -51,6 +51,8 @@ class Form:
         source: what pandas reads in place of the file, which is the file itself unless it has comments.
         begins: what the file begins with before its first line, such as the mark by which Excel knows UTF-8.
         ends: how its lines end.
+        encoding: of its letters.
+        written: the names of the columns as they stand in the file, "" where there is none, and some of them twice.
     """
 
     separator: str
@@ -62,6 +64,8 @@ class Form:
     source: Callable[[Path], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     begins: str = ""
     ends: str = "\n"
+    encoding: str = UTF8
+    written: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -71,11 +75,17 @@ class Form:
             "decimal": self.decimal,
             "header": 0 if self.header else None,
             "names": list(self.names),
+            "encoding": self.encoding,
             **_READING,
         }
 
+    @property
+    def header_of(self) -> dict[str, str]:
+        """What each column is called in the file."""
+        return dict(zip(self.names, self.written or self.names))
 
-_READING: dict[str, Any] = {"na_values": ["?"], "skipinitialspace": True, "encoding": "utf-8-sig", "low_memory": False}
+
+_READING: dict[str, Any] = {"na_values": ["?"], "skipinitialspace": True, "low_memory": False}
 
 
 def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> Form:
@@ -97,10 +107,15 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
         rows, commented, marked, above = lines.first, False, [], []
     source: Any = contextlib.nullcontext
     if commented or lines.separator:
-        source = partial(without_comments, separator=separator, quotes=lines.quotes, declared=bool(lines.separator))
+        of_lines: dict[str, Any] = {
+            "quotes": lines.quotes,
+            "declared": bool(lines.separator),
+            "encoding": lines.encoding,
+        }
+        source = partial(without_comments, separator=separator, **of_lines)
     wide = max((width(row, separator) for row in rows[:2]), default=0)
     refuse_wide(path, wide)
-    options: dict[str, Any] = {"sep": separator, "header": None, **_READING}
+    options: dict[str, Any] = {"sep": separator, "header": None, "encoding": lines.encoding, **_READING}
     some: dict[str, Any] = {}
     first_line: list[Any] = []
     if wide > COLUMNS_LOOKED_AT:
@@ -112,6 +127,11 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
     first_line = first_line or head.iloc[0].tolist()
     wide = len(first_line)
     decimal, notes = ".", []
+    if lines.letters:
+        notes.append(
+            f"Its letters are not in UTF-8, and are read as Windows-1252, which Excel writes, such as {lines.letters!r}: save "
+            "it in UTF-8 if that is wrong."
+        )
     if _decimal_commas(separator, [str(cell).strip() for cell in head.to_numpy().ravel()]):
         decimal = ","
         notes.append("Numbers such as 1,5 are read with a decimal comma.")
@@ -126,6 +146,7 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
         f"column {i}" if pd.isna(cell) or not str(cell).strip() else str(cell).strip()
         for i, cell in enumerate(first or [None] * wide)
     )
+    written = tuple("" if pd.isna(cell) else str(cell).strip() for cell in first) if first is not None else ()
     called, number = Counter(names).most_common(1)[0]
     if number > MOST_ALIKE:  # which pandas would tell apart in a time that grows with the square of their number
         raise DataError(f"{path}: {number} columns are called {called!r}. Rename them: names must differ.")
@@ -137,7 +158,7 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
             "cell in quotes where such a line is a row."
         )
     known = (separator, decimal, names, bool(header), first is not None, tuple(notes), source)
-    return Form(*known, begins=lines.begins, ends=lines.ends)
+    return Form(*known, begins=lines.begins, ends=lines.ends, encoding=lines.encoding, written=written)
 
 
 def _different(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:

@@ -56,6 +56,7 @@ def load(
             and are flattened with channels first.
 
             .csv: cells are separated by commas, semicolons, tabs or blanks, whichever makes lines of equally many cells.
+            Text is in UTF-8, or else in Windows-1252 where it can be, with a note.
             Numbers may have a decimal comma where no cell has a decimal point. Lines that begin with "#", and not within a
             cell in quotes, are no rows; the last one above the table may name the columns, as `numpy.savetxt` writes it.
             Empty cells, '?' and the markers that pandas knows ('NA', 'nan', ...) are missing values. Columns without any

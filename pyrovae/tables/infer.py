@@ -163,7 +163,7 @@ def _clocks(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[s
     values = seconds[~np.isnan(seconds)]
     if len(strange) > STRANGE * len(known) or not len(values):
         return None
-    if form and (levels := _levels(name, str(cells.dtype), seconds, texts)) is not None:
+    if (levels := _levels(name, str(cells.dtype), seconds, texts)) is not None:
         return levels
     dtype = str(cells.dtype) if form or lasting else "time"
     short = {"%H:%M": "hours and minutes", "%M:%S": "minutes and seconds"}

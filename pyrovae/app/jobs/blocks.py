@@ -269,7 +269,10 @@ class Job:
     def _content(self, table: pd.DataFrame, *, header: bool, **csv: Any) -> bytes:
         if self.kept == ".csv":
             how = {**self.csv, **csv}
-            return bytes(table.to_csv(index=False, **how | {"header": header and how.get("header", True)}).encode())
+            names = how.get("header", True)
+            if isinstance(names, Mapping):
+                names = [names.get(name, name) for name in table]
+            return bytes(table.to_csv(index=False, **how | {"header": header and names}).encode())
         content = io.BytesIO()
         try:
             table.to_parquet(content, index=False)

@@ -17,6 +17,7 @@ from pyrovae.app.jobs.batch import batch_of, columns_of, is_folder, table_of
 from pyrovae.app.jobs.blocks import DRAW, begun, check_number, rows_at_once
 from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
+from pyrovae.data.lines import BOM, UTF8
 from pyrovae.errors import OptionError, counted
 from pyrovae.recover.impute import impute
 from pyrovae.tables.cells import as_days, date_form
@@ -108,7 +109,7 @@ def fill_in(
     csv = {
         "sep": separator,
         "decimal": table.form.decimal,
-        "header": table.form.named,
+        "header": table.form.named and table.form.header_of,
         "lineterminator": table.form.ends,
     }
     job_of: dict[str, Any] = {"force": force, "say": say, "csv": csv}
@@ -116,7 +117,8 @@ def fill_in(
         job.answer(
             table.blocks(texts=None), complete, look=lambda block: gaps.update(_number_of_gaps(run, block.frame))
         )
-        job.join(max(draws, 1), begins=table.form.begins)
+        # Excel takes a file without this mark for one in Windows-1252, as its own was
+        job.join(max(draws, 1), begins=table.form.begins or BOM * (table.form.encoding != UTF8))
     if warned:
         more = (
             f" (So or similarly {len(warned)} times, for blocks of {counted(table.rows, 'row')}.)"
