@@ -61,10 +61,11 @@ def load_arrays(path: Path, label: str | None, columns: Sequence[Mapping[str, An
     if label is not None and (label not in arrays or label in (*X_NAMES, *X_TEST_NAMES) or len(names) == 1):
         raise OptionError(f"{path.name} has no array of labels {label!r}{near_names(label, names)}; found {names}.")
     y = first(Y_NAMES) if label is None else arrays[label]
-    schema = _schema_of_array(x, first(X_TEST_NAMES), columns)
+    dataset = make_dataset(path, x, first(X_TEST_NAMES), y, first(Y_TEST_NAMES), label=label)
+    pixels = x.dtype == np.uint8 and dataset.kind == "unit"
+    schema = None if pixels else _schema_of_array(x, first(X_TEST_NAMES), columns)
     if schema is None:
-        return make_dataset(path, x, first(X_TEST_NAMES), y, first(Y_TEST_NAMES), label=label)
-    dataset = make_dataset(path, x, y=y, label=label)
+        return dataset
     return _with(dataset, {"columns": schema.to_json()}, (), schema, schema.encode(_frame_of(x)))
 
 
@@ -74,12 +75,18 @@ MOST_COLUMNS = 64  # of an array that is looked at as a table
 def _schema_of_array(
     x: Array, x_test: Array | None, recorded: Sequence[Mapping[str, Any]] | bool | None
 ) -> Schema | None:
-    """What the columns of an array of floating-point rows are, unless it is one of images, or has a test set of its own.
+    """What the columns of an array of numbers are, unless it is one of images, or has a test set of its own.
 
     Args:
         recorded: what they were at the fit; True finds out, False does not look.
     """
-    if x.ndim != 2 or x.dtype.kind != "f" or x_test is not None or not 0 < x.shape[1] <= MOST_COLUMNS or not len(x):
+    if (
+        x.ndim != 2
+        or x.dtype.kind not in "fiu"
+        or x_test is not None
+        or not 0 < x.shape[1] <= MOST_COLUMNS
+        or not len(x)
+    ):
         return None
     if not isinstance(recorded, bool) and recorded is not None:
         return Schema.from_json(recorded)

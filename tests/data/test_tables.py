@@ -5,10 +5,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 import torch
 
+from pyrovae.app.likelihoods import choose_likelihood
+from pyrovae.app.options import Options
 from pyrovae.data import load, load_again
 from pyrovae.data.cells import find_form
 from pyrovae.data.load import read
@@ -215,6 +218,29 @@ def test_a_sparse_matrix_of_scipy_is_one_error(form: str) -> None:
 def test_values_are_no_ids(case: tuple[str, list[float]]) -> None:
     name, values = case
     assert table(lines(["a", name], *zip(VALUES, values))).columns == ("a", name)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int16", "uint8", "float32"])
+@pytest.mark.parametrize("columns", [4, 30])
+def test_whole_numbers_are_taken_for_the_same_in_an_array_as_in_a_text(
+    dtype: str, columns: int, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    rows = np.column_stack([random.poisson(4 + 3 * k, 300) for k in range(columns)]).astype(dtype)
+    np.save(tmp_path / "rows.npy", rows)
+    pd.DataFrame(rows.astype(int)).to_csv(tmp_path / "rows.csv", index=False)
+    array, text = (read(str(tmp_path / f"rows.{ending}")) for ending in ("npy", "csv"))
+    chosen = [choose_likelihood(Options(), dataset)[0] for dataset in (array, text)]
+    assert chosen[0] == chosen[1] and (chosen[0] == "negative-binomial") == (columns == 30)
+    assert array.schema is not None and text.schema is not None
+    assert [c.kind for c in array.schema.columns] == [c.kind for c in text.schema.columns]
+    again = load_again(json.loads(json.dumps(array.source)))
+    assert again.source == array.source and again.schema == array.schema
+
+
+def test_pixels_of_8_bits_are_no_table(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).integers(0, 256, (300, 16)).astype(np.uint8))
+    assert read(str(tmp_path / "rows.npy")).schema is None
 
 
 def test_numbers_that_may_be_ids_are_mentioned() -> None:
