@@ -19,6 +19,7 @@ from pyrovae.criticism.mixtures import LabelMixture
 from pyrovae.criticism.normal_scores import NormalScores
 from pyrovae.criticism.processes import FOLDS, LabelProcess, parts, score_of
 from pyrovae.errors import ShapeError
+from pyrovae.pair.batch import names_of
 
 sklearn_trees = Lazily("sklearn.ensemble")
 
@@ -118,6 +119,7 @@ class LabelEnsemble:
         image_shape: Sequence[int] | None = None,
     ) -> None:
         refuse_neighbors(num_neighbors)
+        self.columns = names_of(x)
         rows, y, self.num_classes = checked(x, y, num_classes, "ensemble")
         self.num_columns, self.image_shape = rows.shape[1], None if image_shape is None else checked_shape(image_shape)
         if self.image_shape is not None and math.prod(self.image_shape) != self.num_columns:
@@ -156,7 +158,7 @@ class LabelEnsemble:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one."""
-        rows = checked_rows(torch.as_tensor(x), "ensemble")
+        rows = checked_rows(x, "ensemble", self.columns)
         if rows.shape[1] != self.num_columns:
             raise ShapeError(f"A row of the ensemble has {self.num_columns} numbers, got rows with {rows.shape[1]}.")
         views = self._views(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -14,6 +15,7 @@ from pyrovae._arguments import as_count
 from pyrovae.criticism.calibration import with_temperature
 from pyrovae.errors import DataError, ShapeError, counted
 from pyrovae.pair.arrays import as_tensor
+from pyrovae.pair.batch import check_columns, names_of
 
 __all__ = ["LabelField"]
 
@@ -87,6 +89,7 @@ class LabelField:
 
     def __init__(self, x: Tensor, y: Tensor, num_classes: int | None = None, num_neighbors: int = 5) -> None:
         refuse_neighbors(num_neighbors)
+        self.columns = names_of(x)
         rows, y, self.num_classes = checked(x, y, num_classes, "field")
         self.num_neighbors = min(num_neighbors, len(rows) - 1)
         # In a unit near most rows' largest numbers no square is too large or too small; as it is a power of two, equal
@@ -129,7 +132,7 @@ class LabelField:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one; labelled rows are among its nearest."""
-        rows = checked_rows(x)
+        rows = checked_rows(x, columns=self.columns)
         if rows.shape[1] != self.x.shape[1]:
             raise ShapeError(
                 f"A row of the field has {counted(self.x.shape[1], 'number')}, got rows with {rows.shape[1]}."
@@ -191,9 +194,16 @@ def checked_labels(y: Tensor, num_rows: int, num_classes: int | None, what: str 
     return count
 
 
-def checked_rows(x: Any, what: str = "field") -> Tensor:
-    """Rows as `(N, D)` float64 on the CPU. ShapeError for what is no rows, and DataError for infinite numbers."""
-    rows = torch.as_tensor(x).detach().cpu().double()
+def checked_rows(x: Any, what: str = "field", columns: Sequence[str] | None = None) -> Tensor:
+    """Rows as `(N, D)` float64 on the CPU. ShapeError for what is no rows, and DataError for infinite numbers.
+
+    Args:
+        x: The rows.
+        what: Takes them.
+        columns: The names that a table has to have, in this order; DataError where it has others.
+    """
+    check_columns("x", names_of(x), columns, f"the rows of the {what}", "these columns, in this order")
+    rows = as_tensor("x", x, torch.float64).detach().cpu()
     if rows.dim() < 2:
         raise ShapeError(f"{_a(what)} needs rows (N, *event), got {tuple(rows.shape)}.")
     rows = rows.flatten(1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pyrovae.criticism.fields import checked, checked_labels, checked_rows
 from pyrovae.criticism.processes import FOLDS, Scaling, averaged, parts, refuse_gaps, score_of
 from pyrovae.errors import ShapeError
+from pyrovae.pair.batch import names_of
 from pyrovae.pair.parameters import fork_rng
 
 __all__ = ["LabelMixture"]
@@ -60,6 +61,7 @@ class LabelMixture:
     """
 
     def __init__(self, x: Tensor, y: Tensor, num_classes: int | None = None) -> None:
+        self.columns = names_of(x)
         rows, y, self.num_classes = checked(x, y, num_classes, "mixture")
         refuse_gaps(rows, "mixture")
         self.num_columns = rows.shape[1]
@@ -84,7 +86,7 @@ class LabelMixture:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64."""
-        rows = checked_rows(torch.as_tensor(x), "mixture")
+        rows = checked_rows(x, "mixture", self.columns)
         refuse_gaps(rows, "mixture")
         if rows.shape[1] != self.num_columns:
             raise ShapeError(f"A row of the mixture has {self.num_columns} numbers, got rows with {rows.shape[1]}.")

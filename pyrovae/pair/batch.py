@@ -57,6 +57,7 @@ def as_batch(
             "Rows that come batch by batch are for pv.fit. Ask of one batch after the other here, as in "
             "[pv.encode(fitted, batch) for batch in batches]."
         )
+    check_names(pair, data)
     if is_streamed(data):
         data = by_argument(Items(data).load(), list(wanted), dtypes)
     given = dict(data) if isinstance(data, Mapping) else in_order_of_arguments(data, list(wanted))
@@ -163,6 +164,15 @@ def named_by(pair: PairLike) -> dict[str, list[str]]:
     if not isinstance(given, Mapping) or not all(isinstance(names, list | tuple) for names in given.values()):
         return {}
     return {str(argument): [str(name) for name in names] for argument, names in given.items()}
+
+
+def check_names(pair: PairLike, data: Any) -> None:
+    """DataError where a pair names its columns, and a table has others, or these in another order."""
+    known = named_by(pair)
+    named = columns_of(pair, data) if known and not is_batches(data) and not is_streamed(data) else {}
+    for argument, names in known.items():
+        cure = f"the rows that its schema makes, schema.encode(table), or else table[pair.column_names[{argument!r}]]"
+        check_columns(argument, named.get(argument), names, "the pair", cure)
 
 
 def num_rows(batch: Mapping[str, Tensor]) -> int:

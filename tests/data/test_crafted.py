@@ -438,7 +438,9 @@ def test_all_images_that_cannot_be_read_are_named_at_once(tmp_path: Path, size: 
         Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3).save(tmp_path / f"{name}.png")
     (tmp_path / "a.png").write_bytes(b"no image")
     (tmp_path / "c.jpg").write_bytes(b"")
-    said = r"2 of 5 images in .* cannot be taken: .*a\.png is not an image .*; .*c\.jpg is not an image .*\. Repair them"
+    said = (
+        r"2 of 5 images in .* cannot be taken: .*a\.png is not an image .*; .*c\.jpg is not an image .*\. Repair them"
+    )
     with pytest.raises(pv.DataError, match=said):
         load_folder(tmp_path, size=size)
     names = ["a.png", "b.png", "c.jpg", "d.png"]
