@@ -299,8 +299,8 @@ def _check_labels(model: Model, options: Options, dataset: Dataset) -> None:
         unknown = sum(len(x) if y is None else int((y < 0).sum()) for x, y in every)
         if unknown:
             raise OptionError(
-                f"--model {options.model} needs the label of every row, and {dataset.name} has {counted(unknown, 'row')} "
-                "without one: drop them, or take a model that can do so "
+                f"--model {options.model} needs the label of every row, and {counted(unknown, 'row')} of {dataset.name} "
+                f"{'has' if unknown == 1 else 'have'} none: drop them, or take a model that does without "
                 f"({', '.join(n for n, m in MODELS.items() if m.labels == 'y')})."
             )
 

@@ -7,8 +7,8 @@ import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ MOST_COLUMNS = 50_000  # of a table, each of which is looked at apart
 _POINT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
-_MISSING = ("", "?", "na", "n/a", "nan", "null", "none", "<na>")
+_MISSING = ("", "?", "\\n", "na", "n/a", "nan", "null", "none", "<na>")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Form:
         ends: how its lines end.
         encoding: of its letters.
         written: the names of the columns as they stand in the file, "" where there is none, and some of them twice.
+        zeros: of columns of digits in which some cells have a 0 in front, such a cell.
     """
 
     separator: str
@@ -66,6 +67,7 @@ class Form:
     ends: str = "\n"
     encoding: str = UTF8
     written: tuple[str, ...] = ()
+    zeros: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -85,7 +87,7 @@ class Form:
         return dict(zip(self.names, self.written or self.names))
 
 
-_READING: dict[str, Any] = {"na_values": ["?"], "skipinitialspace": True, "low_memory": False}
+_READING: dict[str, Any] = {"na_values": ["?", "\\N"], "skipinitialspace": True, "low_memory": False}
 
 
 def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> Form:
@@ -158,7 +160,8 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
             "cell in quotes where such a line is a row."
         )
     known = (separator, decimal, names, bool(header), first is not None, tuple(notes), source)
-    return Form(*known, begins=lines.begins, ends=lines.ends, encoding=lines.encoding, written=written)
+    more: dict[str, Any] = {"encoding": lines.encoding, "written": written, "zeros": _zeros_of(head, names)}
+    return Form(*known, begins=lines.begins, ends=lines.ends, **more)
 
 
 def _different(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
@@ -244,6 +247,17 @@ def _has_header(head: pd.DataFrame, decimal: str, numbers_name: bool) -> str | N
     if any(str(cell).strip()[:1].isalpha() for cell in cells[0, numeric & unknown[0] & ~missing[0]]):
         return "it has text where the lines below have numbers"
     return _numbers_name(first[numeric], numbers[1:, numeric])
+
+
+def _zeros_of(head: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
+    """A cell of each column of digits in which some have a 0 in front, as codes have, which a number loses."""
+    found = {}
+    for name, (_, column) in zip(names, head.items()):
+        cells = [cell.strip() for cell in column.iloc[1:].dropna()]
+        first = next((cell for cell in cells if cell[:1] == "0" and len(cell) > 2), None)
+        if first is not None and all(cell.isdecimal() for cell in cells):
+            found[name] = first
+    return found
 
 
 def _texts_name(cells: pd.DataFrame) -> str | None:

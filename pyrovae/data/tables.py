@@ -70,6 +70,7 @@ def load_arrays(path: Path, label: str | None, columns: Sequence[Mapping[str, An
 
 
 MOST_COLUMNS = 64  # of an array that is looked at as a table
+MOST_ODD = 5  # rows that are no rows, such as a second line of a header
 
 
 def _schema_of_array(
@@ -153,6 +154,7 @@ def load_table(
         beside |= {"conditions": known, "c": known.encode(frame[given])}
     text = [name for name, dtype in zip(kept, rows.dtypes) if not pd.api.types.is_numeric_dtype(dtype)]
     if schema is not None and look and columns is None:
+        notes += [*_codes(form.zeros, kept), *_odd_rows(frame[kept], schema)]
         texts_of = set(text)
         why = {
             column.name: column.why for column in schema.columns if column.name in texts_of and column.kind == "none"
@@ -317,6 +319,33 @@ def truths_as_numbers(column: pd.Series) -> pd.Series:
     if column.dropna().map(lambda cell: isinstance(cell, bool)).all():
         return column.astype(np.float64)
     return column
+
+
+def _codes(zeros: Mapping[str, str], modelled: Collection[str]) -> list[str]:
+    """What to say of columns of numbers in which some had a 0 in front."""
+    found = [f"{name} (such as {cell})" for name, cell in zeros.items() if name in modelled]
+    if not found:
+        return []
+    which = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+    return [f"Cells begin with 0, as codes do, and are read as numbers: {which}. --drop leaves such columns out."]
+
+
+def _odd_rows(cells: pd.DataFrame, schema: Schema) -> list[str]:
+    """What to say of a few rows whose cells are no values in most columns of numbers, as of a header of several lines."""
+    strange: Counter[int] = Counter()
+    columns = [column for column in schema.modelled if column.why.endswith("as missing") and column.name in cells]
+    for column in columns[:MOST_COLUMNS]:
+        lost = np.isnan(column.codes(cells[column.name])[0]) & ~column.gaps(cells[column.name])
+        strange.update(np.flatnonzero(lost).tolist())
+    odd = sorted(row for row, number in strange.items() if number > max(1, len(columns) / 2))
+    if not odd or len(odd) > MOST_ODD:
+        return []
+    which = f"Row {odd[0]} (counted from 0) has" if len(odd) == 1 else f"Rows {', '.join(map(str, odd))} (from 0) have"
+    first = str(cells[columns[0].name].iloc[odd[0]])[:40]
+    return [
+        f"{which} no values in {len(columns)} columns, such as {first!r} in {columns[0].name}: another line of a header, or a "
+        "total? Such rows are modelled as rows with gaps: remove them."
+    ]
 
 
 def _remarks(rows: pd.DataFrame, x: Array) -> list[str]:

@@ -21,6 +21,7 @@ STRANGE = 0.05  # the share of cells that may be no numbers in a column of numbe
 GAPS = frozenset(
     [
         *("", "?", "-", "--", ".", "na", "n/a", "n.a.", "nan", "null", "none", "<na>", "missing", "#n/a", "nil"),
+        *("\\n", "(null)", "<null>", "[null]"),  # of databases, which write \\N
         *("#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"),  # of spreadsheets, where there is no result
     ]
 )

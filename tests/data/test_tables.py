@@ -364,3 +364,42 @@ def test_runs_of_earlier_versions_read_a_table_as_they_did() -> None:
     text = lines(["a"], [0.5], [0.25], [1])
     old = {name: table(text).source[name] for name in ("path", "label", "checksum")}
     assert load_again(old).kind == "unit" and table(text).kind == "real"
+
+
+def test_a_second_line_of_a_header_is_told() -> None:
+    """As survey tools and pandas write it: its texts would be gaps, a few among many cells, and a class of their own."""
+    header = [
+        ("when", "age", "answer", "name"),
+        ("Start Date", "What is your age?", "Do you agree?", "Your name"),
+        ("{1}",) * 4,
+    ]
+    rows = [(f"2024-01-{1 + i % 28:02}", 20 + i % 41, ["yes", "no"][i % 2], f"n{i}") for i in range(100)]
+    Path("t.csv").write_text(lines(*header, *rows))
+    told = "Rows 0, 1 (from 0) have no values in 2 columns, such as 'Start Date' in when: another line of a header"
+    assert any(told in note for note in read("t.csv").notes)
+    Path("t.csv").write_text(lines(header[0], *rows, ("Total", "all ages", "", "")))
+    assert any("Row 100 (counted from 0) has no values in 2 columns" in note for note in read("t.csv").notes)
+    Path("t.csv").write_text(lines(header[0], *rows, ("unknown", 31, "yes", "x"), ("2024-01-03", "old", "no", "y")))
+    assert not any("another line" in note for note in read("t.csv").notes)
+
+
+def test_codes_with_a_0_in_front_are_told_and_no_months() -> None:
+    rows = [(f"{1000 + 90 * i:05}", f"{1 + i % 12:02}", i * 0.7) for i in range(150)]
+    told = (
+        "Cells begin with 0, as codes do, and are read as numbers: plz (such as 01000). --drop leaves such columns out."
+    )
+    dataset = table(lines(("plz", "month", "x"), *rows))
+    assert told in dataset.notes  # type: ignore[attr-defined]
+    dropped = table(lines(("plz", "month", "x"), *rows), drop="plz")
+    assert not any("begin with 0" in note for note in dropped.notes)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mark", [r"\N", "NULL", "(null)", "<null>"])
+def test_nulls_of_databases_are_missing(mark: str) -> None:
+    rows = [
+        (f"{i % 9} days 0{i % 10}:30:00" if i % 4 else mark, i * 0.7 if i % 5 else mark, ["a", "b", mark][i % 3])
+        for i in range(120)
+    ]
+    schema = table(lines(("took", "x", "kind"), *rows)).schema  # type: ignore[attr-defined]
+    assert [column.kind for column in schema.columns] == ["time", "real", "binary"]
+    assert not any("missing" in column.why for column in schema.columns)
