@@ -34,6 +34,8 @@ MOST_COLUMNS = 50_000  # of a table, each of which is looked at apart
 _POINT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+_ZERO_IN_FRONT = re.compile(r"^ *(0\d\d+) *$", re.MULTILINE)
+_ALL_DIGITS = re.compile(r"(?: *\d+ *(?:\n|$))*")
 _MISSING = ("", "?", "\\n", "na", "n/a", "nan", "null", "none", "<na>")
 
 
@@ -252,11 +254,14 @@ def _has_header(head: pd.DataFrame, decimal: str, numbers_name: bool) -> str | N
 def _zeros_of(head: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
     """A cell of each column of digits in which some have a 0 in front, as codes have, which a number loses."""
     found = {}
-    for name, (_, column) in zip(names, head.items()):
-        cells = [cell.strip() for cell in column.iloc[1:].dropna()]
-        first = next((cell for cell in cells if cell[:1] == "0" and len(cell) > 2), None)
-        if first is not None and all(cell.isdecimal() for cell in cells):
-            found[name] = first
+    cells: NDArray[Any] = head.iloc[1:].to_numpy(dtype=object)
+    for name, column in zip(names, cells.T.tolist()):
+        text = "\n".join(
+            [cell for cell in column if cell == cell]
+        )  # of all cells at once, as there may be many columns
+        first = _ZERO_IN_FRONT.search(text)
+        if first is not None and _ALL_DIGITS.fullmatch(text):
+            found[name] = first[1]
     return found
 
 

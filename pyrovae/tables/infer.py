@@ -173,15 +173,14 @@ def _clocks(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[s
     made = _numbers(name, dtype, values, len(cells), why, classes=False)
     if made.kind == "none":
         return made
-    whole = not (values % 1).any()
     always = dtype == "time" or "I" in form  # a time of day, whatever its values
     offset, low, high, step = None if always else made.offset, made.low, None, made.step
-    step = max(step, 1.0) if step and whole else step
-    if offset is None and (always or form.startswith("%H")) and values.min() >= 0 and values.max() < DAY:
-        step = step or (60.0 if not (values % 60).any() else 1.0)
-        low, high = 0.0, DAY - step
-    elif offset is None:
-        low = 0.0 if step and values.min() >= 0 else None
+    recorded = next((unit for unit in (60.0, 1.0) if not (values % unit).any()), 0.0)
+    step = max(step, recorded) if step else 0.0
+    if offset is None and values.min() >= 0:  # a bound has a probability only where numbers are rounded
+        step, low = step or recorded or _small_step(values), 0.0
+        if (always or form.startswith("%H")) and values.max() < DAY:
+            high = DAY - step
     return replace(made, kind="time", dtype=dtype, offset=offset, low=low, high=high, step=step, format=form)
 
 
@@ -336,6 +335,8 @@ def _numbers(
         return Column(name, "none", dtype, why=f"every row has the value {different[0]:g}")
     why = "; ".join(filter(None, (why, _mark(values, different))))
     named = bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name))
+    if not _is_numeric(dtype) and classes:  # texts with marks
+        dtype = "int64" if whole else "float64"
     if classes and whole and num == len(values) == rows >= ENOUGH_ROWS and named:
         return Column(name, "none", dtype, why="it names the rows")
     if classes and (num == 2 or (num <= MOST_LEVELS and len(values) >= ROWS_A_LEVEL * num)):
@@ -344,11 +345,10 @@ def _numbers(
     if whole and classes:
         all_differ = num == len(values) == rows >= ENOUGH_ROWS
         noted = _days(different) or ("all different: leave it out if it names the rows" if all_differ else "")
+        noted = noted or ("its name is one of an id: leave it out if its numbers are no amounts" if named else "")
         why = "; ".join(filter(None, (why, noted)))
     decimals = _decimals(different)
     step = _step(values, different, decimals)
-    if not _is_numeric(dtype):  # texts with marks
-        dtype = "int64" if whole else "float64"
     smallest, largest = float(different[0]), float(different[-1])
     zeros, ones = float((values == 0).mean()), float((values == 1).mean())
     offset, low, high = None, None, None
@@ -365,8 +365,7 @@ def _numbers(
     if classes and (per_cent or PER_CENT.search(name)) and smallest >= 0 and 1 < largest <= 100:
         kind, low, high = ("proportion", 0.0, 100.0) if offset is None else (kind, low, 100.0)
     if (low is not None or high is not None) and not step:  # a bound has a probability only where numbers are rounded
-        spread = float(values.std())  # infinite beyond 1e154
-        step = 10.0 ** np.floor(np.log10(1e-3 * spread)) if 0 < spread < np.inf else 0.0
+        step = _small_step(values)
     return Column(name, kind, dtype, step=float(step), offset=offset, low=low, high=high, decimals=decimals, why=why)
 
 
@@ -392,6 +391,12 @@ def _step(values: Array, different: Array, decimals: int | None) -> float:
     multiples = np.rint(different * 10.0**decimals).astype(np.int64)
     step = float(np.gcd.reduce(multiples)) / 10.0**decimals
     return 0.0 if len(different) > len(values) / 2 and step < EXACT * values.std() else step
+
+
+def _small_step(values: Array) -> float:
+    """A step that is small beside what the values span."""
+    spread = float(values.std())  # infinite beyond 1e154
+    return float(10.0 ** np.floor(np.log10(1e-3 * spread))) if 0 < spread < np.inf else 0.0
 
 
 def _is_skewed(values: Array, different: Array) -> bool:
