@@ -32,8 +32,8 @@ _MONTH = (
 )
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NAMED = re.compile(
-    rf"(?:(\d{{1,2}})([ -]){_MONTH}\2(\d{{4}}|\d{{2}})|{_MONTH} (\d{{1,2}}),? (\d{{4}}))", re.IGNORECASE
-)  # 14 Mar 2024, 14-Mar-24, March 14, 2024
+    rf"(?:(\d{{1,2}})([ -]?){_MONTH}\2(\d{{4}}|\d{{2}})|{_MONTH} (\d{{1,2}}),? (\d{{4}}))", re.IGNORECASE
+)  # 14 Mar 2024, 14-Mar-24, 14MAR2024, March 14, 2024
 _YEAR_LAST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})[-/.](\d{4}|\d{2})([T ]\d{1,2}:\d{2}.*)?")
 
 
@@ -198,7 +198,7 @@ def _named_form(named: Sequence[re.Match[str]]) -> tuple[str, str]:
     first = named[0]
     month = "%B" if any(len(match[3] or match[5]) > 3 for match in named) else "%b"
     year = "%Y" if first[0][-4:].isdigit() else "%y"
-    form = first[2].join(("%d", month, year)) if first[2] else f"{month} %d{',' * (',' in first[0])} {year}"
+    form = first[2].join(("%d", month, year)) if first[1] else f"{month} %d{',' * (',' in first[0])} {year}"
     return form, f"{first[0]!r} is read as {_year_first(first[0], '')}"
 
 

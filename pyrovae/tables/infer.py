@@ -25,11 +25,13 @@ Array = NDArray[Any]
 
 MOST_LEVELS, ROWS_A_LEVEL = 20, 10  # numbers with so few values, each in so many rows on average, are classes
 MOST_CATEGORIES = 100
+MOST_UNITS = 5  # of a column; more are other words behind numbers
 ENOUGH_ROWS = 20  # from which on a column of whole numbers that are all different is no accident
 EXACT = 2e-3  # of the standard deviation: numbers recorded to less are exact, unless many are equal
 ID_NAME = re.compile(
     r"(^|[\s_.-])(ids?|uuid|guid)$|^(index|row)$|[\s_.-](index|row|key|no|nr|num|number)$", re.IGNORECASE
 )
+SINCE = (946_684_800, 2_208_988_800)  # seconds, the years from 2000 to 2039
 NOTHING = "no cell has a value"
 PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 PER_CENT = re.compile(r"%|(^|[^a-z])(per ?cent(age)?|pct)([^a-z]|$)", re.IGNORECASE)  # in a name
@@ -226,7 +228,7 @@ def _unit(known: Sequence[Any]) -> tuple[str, str]:
     (unit, number), *others = units.most_common()
     if number >= (1 - STRANGE) * units.total():
         return unit, ""
-    several = 2 * others[0][1] >= number / 10 and number > 1  # and not words that follow numbers, such as streets
+    several = len(units) <= MOST_UNITS and others[0][1] > 1  # and not words that follow numbers, such as streets
     return "", f"numbers with several units, {unit} and {others[0][0]}: give all cells one" if several else ""
 
 
@@ -266,9 +268,16 @@ def _texts(name: str, dtype: str, known: Sequence[Any], texts: Sequence[str], ne
         is_id = num == rows and (bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name)))
         what = "it names the rows" if is_id else nearly or f"texts, {num} different ones in {counted(rows, 'row')}"
         return Column(name, "none", dtype, why=what)
+    of_numbers = f"; {nearly}" if nearly and num > MOST_LEVELS else ""
     first = dict(zip(reversed(texts), reversed(known)))
     categories = tuple(_plain(first[text]) for text in sorted(first, key=_in_order))
-    return Column(name, "binary" if num == 2 else "categorical", dtype, categories=categories, why=_spellings(first))
+    return Column(
+        name,
+        "binary" if num == 2 else "categorical",
+        dtype,
+        categories=categories,
+        why=(_spellings(first) + of_numbers).removeprefix("; "),
+    )
 
 
 def _spellings(texts: Iterable[str]) -> str:
@@ -292,7 +301,11 @@ def _mark(values: Array, different: Array) -> str:
 
 
 def _days(different: Array) -> str:
-    """What to say of whole numbers that all are days, such as 20240131, which are no even scale."""
+    """What to say of whole numbers that all are days, such as 20240131, which are no even scale, or seconds since 1970."""
+    for unit, said in ((1, "seconds"), (1000, "milliseconds")):
+        if SINCE[0] * unit <= different[0] and different[-1] < SINCE[1] * unit:
+            written = np.datetime64(int(different[0]) // unit, "s").item()
+            return f"{said} since 1970? {different[0]:.0f} would be read as a moment if it were written {written}"
     year, rest = np.divmod(different, 10_000)
     month, day = np.divmod(rest, 100)
     if not ((year >= 1900) & (year <= 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all():

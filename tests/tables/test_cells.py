@@ -23,6 +23,7 @@ DATES: dict[str, tuple[list[str], str, str]] = {
     "names of months, as of spreadsheets": (["03-Apr-24", "14-Mar-21"], "2024-04-03", "is read as 2024-04-03"),
     "names of months, of births": (["03-Apr-69", "14-Sept-55"], "1969-04-03", "is read as 1969-04-03"),
     "names of months, in America": (["April 3, 2024", "May 14, 2021"], "2024-04-03", "is read as 2024-04-03"),
+    "names of months, as of SAS": (["03APR2024", "14MAR2021"], "2024-04-03", "'03APR2024' is read as 2024-04-03"),
     "the year first in two digits": (["99-12-31", "98-01-02"], "1999-12-31", ""),
 }
 

@@ -333,6 +333,10 @@ def test_a_column_that_is_left_out_for_some_cells_names_them() -> None:
     assert note_on(mostly) == (
         "left out: numbers, but for 20 of 200 cells such as '<0.05': leave such cells empty, or make them numbers"
     )
+    hours: list[object] = [str(i % 37) if i % 9 else "about 10" for i in range(200)]
+    assert note_on(hours).startswith("categorical, 38 values")
+    assert "(numbers, but for 23 of 200 cells such as 'about 10': leave such cells empty" in note_on(hours)
+    assert "numbers" not in note_on(["0", "1", "2", "3+"] * 30)
     assert note_on([f"note {i}" for i in range(200)]) == "left out: texts, 200 different ones in 200 rows"
 
 
@@ -375,6 +379,9 @@ def test_whole_numbers_that_may_be_names_or_days_are_told() -> None:
     codes: list[object] = random.choice(10**6, 60, replace=False).tolist()
     assert "(all different: leave it out if it names the rows)" in note_on(codes)
     assert "all different" not in note_on([*codes[1:], codes[1]]) + note_on(codes[:15])
+    moments: list[object] = [1_704_067_200 + 86_401 * i for i in range(60)]
+    told = "(seconds since 1970? 1704067200 would be read as a moment if it were written 2024-01-01 00:00:00)"
+    assert told in note_on(moments) and "milliseconds since" in note_on([one * 1000 for one in moments])  # type: ignore[operator]
     days: list[object] = [int(f"202{i % 5}{1 + i % 12:02}{1 + i % 28:02}") for i in range(300)]
     assert "(days? 20200101 would be read as one if it were written 2020-01-01)" in note_on(days)
     assert "days?" not in note_on([*days, 20201350])
