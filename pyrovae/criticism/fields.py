@@ -203,7 +203,7 @@ def checked_rows(x: Any, what: str = "field", columns: Sequence[str] | None = No
         columns: The names that a table has to have, in this order; DataError where it has others.
     """
     check_columns("x", names_of(x), columns, f"the rows of the {what}", "these columns, in this order")
-    rows = as_tensor("x", x, torch.float64).detach().cpu()
+    rows = as_tensor("x", x, torch.float64).detach().cpu().double()
     if rows.dim() < 2:
         raise ShapeError(f"{_a(what)} needs rows (N, *event), got {tuple(rows.shape)}.")
     rows = rows.flatten(1)

@@ -29,7 +29,7 @@ MOST_UNITS = 5  # of a column; more are other words behind numbers
 ENOUGH_ROWS = 20  # from which on a column of whole numbers that are all different is no accident
 EXACT = 2e-3  # of the standard deviation: numbers recorded to less are exact, unless many are equal
 ID_NAME = re.compile(
-    r"(^|[\s_.-])(ids?|uuid|guid)$|^(index|row)$|[\s_.-](index|row|key|no|nr|num|number)$", re.IGNORECASE
+    r"(^|[\s_.-])(ids?|uuid|guid)$|^(index|row|unnamed: 0)$|[\s_.-](index|row|key|no|nr|num|number)$", re.IGNORECASE
 )
 SINCE = (946_684_800, 2_208_988_800)  # seconds, the years from 2000 to 2039
 NOTHING = "no cell has a value"

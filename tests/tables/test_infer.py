@@ -140,6 +140,7 @@ COLUMNS: dict[str, tuple[str, Any, str, dict[str, Any]]] = {
     "quarters": ("a", [f"{1950 + i // 4}Q{1 + i % 4}" for i in range(N)], "period", {"dtype": "period[Q-DEC]"}),
     "names of rows": ("patient_id", [f"P{i}" for i in range(N)], "none", {}),
     "numbers of rows": ("customerId", np.arange(N) + 1000, "none", {}),
+    "an index that pandas has written": ("Unnamed: 0", np.arange(N), "none", {}),
     "free text": ("a", [f"came on day {i}" for i in range(N)], "none", {}),
     "a constant": ("a", [7] * N, "none", {}),
     "nothing": ("a", [None] * N, "none", {}),
