@@ -156,9 +156,7 @@ def load_table(
     if schema is not None and look and columns is None:
         notes += [*_codes(form.zeros, kept), *_odd_rows(frame[kept], schema)]
         texts_of = set(text)
-        why = {
-            column.name: column.why for column in schema.columns if column.name in texts_of and column.kind == "none"
-        }
+        why = {one.name: one.why for one in schema.columns if one.name in texts_of and one.kind == "none"}
         if len(why) == len(text):  # texts of which nothing is modelled do not make a table of counts another one
             how["drop"] += text
             notes += [f"Column {name} is left out: {reason}." for name, reason in why.items()]
@@ -177,8 +175,7 @@ def load_table(
         )
     x = rows.to_numpy(dtype=np.float64)
     _refuse_long_integers(path, rows, x)
-    if look:
-        notes += _remarks(rows, x)
+    notes += _remarks(rows, x) if look else []
     dataset = make_dataset(path, x, columns=tuple(kept) if form.named else None, **of_rows)
     return replace(_with(dataset, how, notes, schema, None if schema is None else schema.encode(frame[kept])), **beside)
 

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ Array = NDArray[Any]
 
 MOST_LEVELS, ROWS_A_LEVEL = 20, 10  # numbers with so few values, each in so many rows on average, are classes
 MOST_CATEGORIES = 100
+LOOKED_AT = 200  # cells of a column, by which it may be a kind or not
 MOST_UNITS = 5  # of a column; more are other words behind numbers
 ENOUGH_ROWS = 20  # from which on a column of whole numbers that are all different is no accident
 EXACT = 2e-3  # of the standard deviation: numbers recorded to less are exact, unless many are equal
@@ -158,9 +159,18 @@ def _column(name: str, cells: pd.Series) -> Column:
     return _texts(name, dtype, known, texts, nearly)
 
 
+def _few_of_the_first(known: Sequence[Any], strange: Callable[[pd.Series], Sequence[Any]]) -> bool:
+    """Whether most of the first cells are no values of a kind, of which the others then need not be looked at."""
+    some = pd.Series(known[:LOOKED_AT], dtype=object)
+    return 2 * len(strange(some)) > len(some)
+
+
 def _clocks(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[str]) -> Column | None:
     """A column of times of day, or of durations; None where it is none."""
-    form, lasting = clock_form(known), pd.api.types.is_timedelta64_dtype(cells)
+    lasting = pd.api.types.is_timedelta64_dtype(cells)
+    if not lasting and _few_of_the_first(known, lambda some: as_seconds(some)[1]):
+        return None
+    form = clock_form(known)
     seconds, strange = as_seconds(pd.Series(known, dtype=cells.dtype if lasting else object), form)
     values = seconds[~np.isnan(seconds)]
     if len(strange) > STRANGE * len(known) or not len(values):
@@ -190,7 +200,7 @@ def _periods(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[
     """A column of months, quarters or others; None where it is none."""
     form, dtype = "", str(cells.dtype)
     if not isinstance(cells.dtype, pd.PeriodDtype):
-        form, freq = period_form(known)
+        form, freq = period_form(known[:LOOKED_AT])
         if not form:
             return None
         dtype = f"period[{freq}]"
@@ -222,6 +232,9 @@ def _levels(name: str, dtype: str, values: Array, texts: Sequence[str]) -> Colum
 
 def _unit(known: Sequence[Any]) -> tuple[str, str]:
     """The unit behind most numbers of a column, and, where there are several, what to say of it."""
+    some = known[:LOOKED_AT]
+    if 4 * word_units(some).total() <= len(some):
+        return "", ""
     units = word_units(known)
     if 2 * units.total() <= len(known):
         return "", ""

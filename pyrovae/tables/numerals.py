@@ -24,6 +24,7 @@ _LAST_GROUP = re.compile(r",\d{3}(\.|$)")
 _DIGIT = re.compile(r"\d")
 _FORM = re.compile(r"(\D*)1(\D?)234([.,])5((?:\D.*)?)")
 _LONGEST = 60  # characters of a number with its unit, such as kg, mg/dL and km²
+_LETTER = re.compile("[A-Za-z\u00b5\u03bc\u03a9\u00b0]")
 _WITH_UNIT = re.compile(
     rf"([\d.,{_GROUPS}]*\d\.?(?:[eE][+-]?\d+)?)[\s\u00a0\u202f]?"
     r"([A-Za-z\u00b5\u03bc\u03a9\u00b0][A-Za-z\u00b5\u03bc\u03a9\u00b0\u00b2\u00b3/\u00b7*^.\d-]{0,19}(?: [A-Za-z/]{1,10})?)"
@@ -58,7 +59,7 @@ def _parts(cell: str) -> _Parts | None:
     inner, text = _sign(text[len(before) :]) if before else ("", text)
     found = _AFTER.search(text)
     digits = text[: found.start()].rstrip() if found else text
-    if not found and not before and len(text) <= _LONGEST and not any(_reads(text)):
+    if not found and not before and len(text) <= _LONGEST and _LETTER.search(text) and not any(_reads(text)):
         with_unit = _WITH_UNIT.fullmatch(text)
         digits = with_unit[1] if with_unit else text
     if (sign and inner) or (brackets and (sign or inner)):
