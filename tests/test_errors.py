@@ -62,7 +62,7 @@ def bare_counts(source: str) -> Iterator[str]:
             words, led = str(after.value).split(), str(getattr(before, "value", "")).split()
             if not (str(after.value).startswith(" ") and any(word.strip(",.:;)") in COUNTED for word in words[:2])):
                 continue
-            if words[0] in ("of", "has", "takes", "needs", "different"):
+            if words[0] in ("of", "has", "takes", "needs", "different", "no"):
                 continue
             shown = ast.unparse(number.value)
             if led[-1:] not in (["of"], ["all"], ["the"]) and not shown.rpartition(".")[2].isupper():

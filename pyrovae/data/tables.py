@@ -19,7 +19,7 @@ from pyrovae.data.cells import Form
 from pyrovae.data.dataset import Array, Dataset, label_column, make_dataset
 from pyrovae.data.frames import first_text, of_objects, read_frame, read_text
 from pyrovae.data.ids import ENOUGH_ROWS, NO_IDS, counts_rows, look_for_ids, row_names
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, counted
 from pyrovae.tables.infer import infer
 from pyrovae.tables.schema import Schema
 
@@ -339,8 +339,9 @@ def _odd_rows(cells: pd.DataFrame, schema: Schema) -> list[str]:
         return []
     which = f"Row {odd[0]} (counted from 0) has" if len(odd) == 1 else f"Rows {', '.join(map(str, odd))} (from 0) have"
     first = str(cells[columns[0].name].iloc[odd[0]])[:40]
+    in_columns = counted(len(columns), "column")
     return [
-        f"{which} no values in {len(columns)} columns, such as {first!r} in {columns[0].name}: another line of a header, or a "
+        f"{which} no values in {in_columns}, such as {first!r} in {columns[0].name}: another line of a header, or a "
         "total? Such rows are modelled as rows with gaps: remove them."
     ]
 
