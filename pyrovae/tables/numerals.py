@@ -24,6 +24,7 @@ _LAST_GROUP = re.compile(r",\d{3}(\.|$)")
 _DIGIT = re.compile(r"\d")
 _FORM = re.compile(r"(\D*)1(\D?)234([.,])5((?:\D.*)?)")
 _LONGEST = 60  # characters of a number with its unit, such as kg, mg/dL and km²
+_PLACES = ("st", "nd", "rd", "th")  # behind the number of a place, and no units
 _LETTER = re.compile("[A-Za-z\u00b5\u03bc\u03a9\u00b0]")
 _WITH_UNIT = re.compile(
     rf"([\d.,{_GROUPS}]*\d\.?(?:[eE][+-]?\d+)?)[\s\u00a0\u202f]?"
@@ -94,7 +95,8 @@ def word_units(cells: Iterable[Any]) -> Counter[str]:
     found: Counter[str] = Counter()
     for text, number in numbers.items():
         part = _parts(text)
-        if part is not None and (unit := unit_of(part.after)) and any(_reads(part.digits)):
+        unit = "" if part is None else unit_of(part.after)
+        if part is not None and unit and unit not in _PLACES and any(_reads(part.digits)):
             found[unit] += number
     return found
 

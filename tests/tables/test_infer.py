@@ -334,6 +334,8 @@ def test_a_column_that_is_left_out_for_some_cells_names_them() -> None:
     assert note_on(mostly) == (
         "left out: numbers, but for 20 of 200 cells such as '<0.05': leave such cells empty, or make them numbers"
     )
+    places: list[object] = [f"{i}{'st' if i % 10 == 1 else 'th'}" for i in range(4, 100)]
+    assert "units" not in note_on([*places, *places, *places])
     hours: list[object] = [str(i % 37) if i % 9 else "about 10" for i in range(200)]
     assert note_on(hours).startswith("categorical, 38 values")
     assert "(numbers, but for 23 of 200 cells such as 'about 10': leave such cells empty" in note_on(hours)
