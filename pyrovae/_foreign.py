@@ -85,8 +85,9 @@ def cure_of_letters(path: Path, error: Exception) -> str:
     if not isinstance(error, UnicodeDecodeError) or min(error.object) < ord("\t"):
         return ""
     return (
-        "Its letters are in another encoding: Excel on Windows often writes Windows-1252. Save it there as CSV UTF-8, or "
-        f"convert it: iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(path.name)} > rows.csv."
+        "Its letters are in another encoding, or it is damaged. Save it in UTF-8 (Excel: CSV UTF-8), or convert it: iconv -f "
+        f"WINDOWS-1252 -t UTF-8 {shlex.quote(path.name)} > rows.csv, with WINDOWS-1251 for Cyrillic letters, GB18030 for "
+        "Chinese and SHIFT-JIS for Japanese."
     )
 
 

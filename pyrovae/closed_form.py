@@ -16,6 +16,7 @@ from pyrovae.families import Normal
 from pyrovae.fitted.fitted import Fit
 from pyrovae.models import VAE
 from pyrovae.pair.arrays import as_tensor
+from pyrovae.pair.batch import columns_of
 from pyrovae.priors import StandardNormal
 from pyrovae.training.fit import fit
 
@@ -113,6 +114,7 @@ def linear_em(
         row["elbo"] -= log_unit
     pair = _as_pair(model, mean, unit, noise)
     fitted = fit(pair, x.to(torch.get_default_dtype()), epochs=0, device=device, info=info, progress=False)
+    fitted.columns = columns_of(pair, data)
     fitted.history[:] = history
     fitted.settings |= {"epochs": len(history), "loss": "linear_em", "optimizer": {"class": "linear_em", "lr": 0.0}}
     return fitted

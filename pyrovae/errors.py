@@ -42,6 +42,11 @@ def shortened(text: object, most: int = 300) -> str:
     return words if len(words) <= most else words[: most - 4] + " ..."
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number and what it counts: `1 row`, `2 rows`; `many` is what it is of several, where that is not with an s behind."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def short_of_memory(error: BaseException | None) -> bool:
     """Whether memory did not suffice: what an error says, or one that led to it."""
     return memory_error(error) is not None

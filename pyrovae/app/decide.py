@@ -29,7 +29,7 @@ from pyrovae.app.likelihoods import MOST_COLUMNS, choose_likelihood
 from pyrovae.app.models import MODELS, SIZED
 from pyrovae.app.options import OPTIONS, Options
 from pyrovae.app.pieces import WIDTHS
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, counted
 
 if TYPE_CHECKING:
     from pyrovae.batching import transforms
@@ -277,7 +277,7 @@ def _check_several(model: Model, options: Options, dataset: Dataset) -> None:
     sizes = [len(column.classes) for column in dataset.labels]
     if len(names) > MOST_LABELS:
         raise OptionError(
-            f"--label names {len(names)} columns, and at most {MOST_LABELS} are possible: {', '.join(names)}."
+            f"--label names {counted(len(names), 'column')}, and at most {MOST_LABELS} are possible: {', '.join(names)}."
         )
     if math.prod(sizes) > MOST_COMBINATIONS:
         raise OptionError(
@@ -299,8 +299,9 @@ def _check_labels(model: Model, options: Options, dataset: Dataset) -> None:
         unknown = sum(len(x) if y is None else int((y < 0).sum()) for x, y in every)
         if unknown:
             raise OptionError(
-                f"--model {options.model} needs the label of every row, and {unknown} rows of {dataset.name} have none: drop "
-                f"them, or take a model that does without ({', '.join(n for n, m in MODELS.items() if m.labels == 'y')})."
+                f"--model {options.model} needs the label of every row, and {counted(unknown, 'row')} of {dataset.name} "
+                f"{'has' if unknown == 1 else 'have'} none: drop them, or take a model that does without "
+                f"({', '.join(n for n, m in MODELS.items() if m.labels == 'y')})."
             )
 
 
@@ -363,7 +364,8 @@ def _check_schedule(options: Options, epochs: int) -> None:
     for name in ("kl_warmup", "lagging"):
         if (getattr(options, name) or 0) > epochs:
             raise OptionError(
-                f"{OPTIONS[name].flag} {getattr(options, name):g} is longer than the fit of {epochs} epochs: take half of "
+                f"{OPTIONS[name].flag} {getattr(options, name):g} is longer than the fit of {counted(epochs, 'epoch')}: "
+                "take half of "
                 "them, or more --epochs."
             )
 
@@ -395,7 +397,8 @@ def refuse_missing(dataset: Dataset) -> None:
             row, column = x.isnan().nonzero()[0].tolist()
             name = dataset.columns[column] if dataset.columns else f"column {column}"
             raise DataError(
-                f"{dataset.name} has {int(x.isnan().sum())} missing entries (NaN) in {int(x.isnan().any(1).sum())} rows, "
+                f"{dataset.name} has {counted(int(x.isnan().sum()), 'missing entry', 'missing entries')} (NaN) in "
+                f"{counted(int(x.isnan().any(1).sum()), 'row')}, "
                 f"the first in row {row} (counted from 0), {name}. Fill or drop them; in Python, pv.observed_only(likelihood) "
                 "leaves them out of the density."
             )

@@ -13,7 +13,7 @@ from pyrovae._near import expanded
 from pyrovae._sources import check_source
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.data.frames import read_frame
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, counted
 from pyrovae.families import Features
 from pyrovae.nets import Words
 
@@ -85,7 +85,7 @@ class Given:
         if len(bad):
             raise DataError(
                 f"The sizes of rows must be positive numbers, and {self.size} is {float(sizes[bad[0]]):g} in row {int(bad[0])} "
-                f"(counted from 0), and so in {len(bad)} rows. Correct them, or take another --size-factor."
+                f"(counted from 0), and so in {counted(len(bad), 'row')}. Correct them, or take another --size-factor."
             )
         return sizes.log()
 

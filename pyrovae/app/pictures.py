@@ -19,7 +19,7 @@ from pyrovae.app.catalogue import choose, part
 from pyrovae.app.given import GivenCaptions
 from pyrovae.app.models import MODELS
 from pyrovae.app.run import Run
-from pyrovae.errors import OptionError, PairError
+from pyrovae.errors import OptionError, PairError, counted
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.program import distribution_name
 from pyrovae.predict.decode import decode
@@ -69,7 +69,7 @@ def pictures_of(run: Run) -> dict[str, Any]:
         titled(made["manifold"], f"E[x | {given}] over a grid of {code}")
     codes, labels = codes_of_test_rows(run, MOST_POINTS)
     made["latent"] = plots.latent(codes, labels, name=code)
-    titled(made["latent"], f"posterior means of {code}, {len(codes)} test rows")
+    titled(made["latent"], f"posterior means of {code}, {counted(len(codes), 'test row')}")
     return made
 
 
@@ -102,7 +102,9 @@ def neighbour_maps(run: Run, num: int = 1000) -> dict[str, Any]:
     drawn = {}
     for name, flat in made.items():
         axes = plots.latent(flat, labels, name=name)
-        drawn[name] = titled(axes, f"{name} of the posterior means of {run.model.code}, {len(flat)} test rows")
+        drawn[name] = titled(
+            axes, f"{name} of the posterior means of {run.model.code}, {counted(len(flat), 'test row')}"
+        )
     return drawn
 
 
@@ -119,7 +121,7 @@ def reconstruction_picture(run: Run, num: int) -> Any:
     figure = axes[0].get_figure(root=True)
     first = f", {figure.get_suptitle()}" if figure.get_suptitle() else ""
     given = ", c" if "c" in picked else ""  # columns that the model is given
-    what = f"{len(again)} test rows and E[x | z{given}] at draws of q(z | x{given}){first}"
+    what = f"{counted(len(again), 'test row')} and E[x | z{given}] at draws of q(z | x{given}){first}"
     figure.suptitle(what, x=0.01, ha="left", fontsize=10)
     return axes
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._lazily import Lazily
+from pyrovae.errors import counted
 
 if TYPE_CHECKING:
     from pyrovae.criticism import calibration
@@ -59,7 +60,7 @@ def results_table(results: Mapping[str, Any], probability: str) -> Shown:
         return [("  median row", f"{results[f'{name}_median']:{kind}}")] if results.get(f"{name}_far_rows") else []
 
     picked = results["log_likelihood_rows"]
-    few = "" if picked == results["test_rows"] else f", first {picked} rows"
+    few = "" if picked == results["test_rows"] else f", first {counted(picked, 'row')}"
     quantised = "code_perplexity" in results  # all draws of the guide are one, so that they give the ELBO
     draws = "" if quantised else f", {results['num_samples']} {results['proposal']} draws a row"
     lines: list[tuple[str, str]] = [("ELBO, nats per row", with_error("elbo"))]
@@ -94,10 +95,10 @@ def results_table(results: Mapping[str, Any], probability: str) -> Shown:
     for name, what in ACCURACIES.items():
         if name in results:
             some = results["accuracy_rows"]
-            rows = "" if some == results["test_rows"] else f", {some} rows"
+            rows = "" if some == results["test_rows"] else f", {counted(some, 'row')}"
             lines.append((f"{what}{rows}", share(results[name], some)))
     for one in results.get("labels", ()):
-        rows = "" if one["rows"] == results["test_rows"] else f", {one['rows']} rows"
+        rows = "" if one["rows"] == results["test_rows"] else f", {counted(one['rows'], 'row')}"
         lines += [
             (f"right {one['column']} {what}{rows}", share(one[name], one["rows"]))
             for name, what in OF_COLUMNS.items()
@@ -107,7 +108,7 @@ def results_table(results: Mapping[str, Any], probability: str) -> Shown:
         lines.append(("clusters with training rows", f"{results['clusters_used']}"))
     if "fit_seconds" in results:
         lines.append(("time of the fit", f"{results['fit_seconds']:.1f} s"))
-    return Shown(f"{results['test_rows']} test rows{draws}", ("quantity", "value"), tuple(lines))
+    return Shown(f"{counted(results['test_rows'], 'test row')}{draws}", ("quantity", "value"), tuple(lines))
 
 
 def remarks_on_results(results: Mapping[str, Any]) -> list[str]:
@@ -160,7 +161,7 @@ def _few_rows(results: Mapping[str, Any]) -> list[str]:
         for name, whose in of.items()
         if found[name]
     ]
-    rows = f"{results['log_likelihood_rows']} test rows"
+    rows = counted(results["log_likelihood_rows"], "test row")
     return [
         f"Few of the {rows} make most of the ± of the mean: {', and '.join(told)}. Such rows are all but impossible to a "
         "density that has not seen their like: compare medians, and look at these rows with `pyrovae outliers`."
@@ -204,7 +205,7 @@ def comparison_tables(found: Sequence[Mapping[str, Any]], what: str) -> list[Sho
         ranks = str(number), f"{entry['elbo']:.2f}", str(entry["rank_by_elbo"])
         orders.append((str(entry["run"]), *ranks, f"{entry['wins']:.0%} of rows", f"{entry['stacking_weight']:.2f}"))
     return [
-        Shown(f"{found[0]['rows']} test rows; {what}, nats per row", columns, tuple(values)),
+        Shown(f"{counted(found[0]['rows'], 'test row')}; {what}, nats per row", columns, tuple(values)),
         Shown(
             "Orders, and the mixture of the runs that predicts these rows best",
             ("run", "by log p", "ELBO", "by ELBO", "best for", "weight"),

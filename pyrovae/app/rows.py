@@ -22,7 +22,7 @@ from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
 from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, counted
 from pyrovae.pair.batch import take_rows
 
 if TYPE_CHECKING:
@@ -264,7 +264,8 @@ def keep_labels(codes: Tensor, classes: Sequence[str | int], options: Options) -
         rows, share = (codes == code).nonzero().squeeze(1), (wanted + len(classes) - 1 - code) // len(classes)
         if len(rows) < share:
             raise OptionError(
-                f"--labelled {wanted} takes {share} rows of each class, and {name} has {len(rows)} in training: ask for fewer."
+                f"--labelled {wanted} takes {counted(share, 'row')} of each class, and {name} has {len(rows)} in "
+                "training: ask for fewer."
             )
         kept[rows[torch.randperm(len(rows), generator=generator)[:share]]] = code
     return kept

@@ -25,7 +25,7 @@ from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize
 from pyrovae.engine import ranks
 from pyrovae.engine.threads import as_threads
-from pyrovae.errors import CheckpointError
+from pyrovae.errors import CheckpointError, counted
 from pyrovae.fitted.files import read_run, take_over
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, write_fit
@@ -417,7 +417,7 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
         which += f" of {', '.join(known)} in training rows"
     elif rows.argument is not None:
         labels = rows.batch("train")[rows.argument]
-        which += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"
+        which += f" of {rows.num_classes} classes, {counted(int((labels >= 0).sum()), 'training row')} labelled"
     latent = ", ".join(map(str, options.levels or (options.latent,)))
     prior = "normal for each class" if (model.labels or model.clusters) and rows.given is None else "normal"
     if isinstance(rows.given, GivenCaptions) and int(options.latent or 0) > 1:
@@ -434,7 +434,7 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
     elif options.estimator is not None:
         prior, guide, dims = "uniform", f"one-hot ({options.estimator})", f"{latent} codes of {options.categories}"
     return (
-        f"{dataset.name}: {counts}{len(rows.test)} test rows of {num} ({kind}); {which}, likelihood "
+        f"{dataset.name}: {counts}{counted(len(rows.test), 'test row')} of {num} ({kind}); {which}, likelihood "
         f"{options.likelihood}{binarised}, prior {options.prior if 'prior' in model.takes else prior}, guide "
         f"{guide}, {dims}, {nets}"
     )

@@ -20,7 +20,7 @@ from pyrovae.app.run import Run, fit_run, move_run
 from pyrovae.app.unused import without_widths
 from pyrovae.criticism.importance import log_likelihood
 from pyrovae.engine.ranks import world_size
-from pyrovae.errors import OptionError, PyrovaeError
+from pyrovae.errors import OptionError, PyrovaeError, counted
 from pyrovae.pair.batch import take_rows
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def search_run(
         judges = min(MOST_JUDGES, len(run.rows.validation))
         highest = best_name == max(found, key=found.__getitem__)
         why = "as the higher one" if highest else "since the lead of the other is within its standard error"
-        say(f"Mean log p(x) of {judges} validation rows, nats per row: {table}. Kept, {why}: {best_name}.")
+        say(f"Mean log p(x) of {counted(judges, 'validation row')}, nats per row: {table}. Kept, {why}: {best_name}.")
         if best is not run:
             best = move_run(best, folder, how.get("track", ()))
     return _noted(best, search=found, search_left=left)
@@ -156,7 +156,7 @@ class Race:
             return
         behind = self.best - best_elbo(fitted)
         if behind > FAR_BEHIND:
-            raise Behind(f"its validation ELBO is {behind:.1f} nats per row lower after {epoch} epochs")
+            raise Behind(f"its validation ELBO is {behind:.1f} nats per row lower after {counted(epoch, 'epoch')}")
 
 
 def best_elbo(fitted: Fit) -> float:

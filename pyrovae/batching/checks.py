@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.extremes import edge, far_away, gap_under_mask, is_far, named_place, on_the_edge
 from pyrovae.batching.transformed import transformed
-from pyrovae.errors import DataError, PairError, PyrovaeError
+from pyrovae.errors import DataError, PairError, PyrovaeError, counted
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.devices import Indexing, indices_in_range
 from pyrovae.pair.dtypes import cure_of_dtypes
@@ -251,7 +251,8 @@ def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool
     if isinstance(rounded, Tensor) and bool(rounded.any()):
         place = rounded.nonzero()[0].tolist()
         raise DataError(
-            f"Site {name!r}: {int(rounded.sum())} integers are rounded to {str(log_prob.dtype)[6:]} where their density is "
+            f"Site {name!r}: {counted(int(rounded.sum()), 'integer is', 'integers are')} rounded to "
+            f"{str(log_prob.dtype)[6:]} where their density is "
             f"computed, the first is {value[tuple(place)].item()} in {named_place(place, numbers)}. Subtract an offset, change "
             "their unit, or fit the pair in float64 (pair.double())."
         )
@@ -335,11 +336,12 @@ def _check_missing(argument: str, given: Tensor, numbers: Tensor) -> None:
     if is_finite(given):
         return
     bad = ~torch.isfinite(given)
-    kind = "NaN" if bool(torch.isnan(given).any()) else "infinite values"
+    number, is_gap = int(bad.sum()), bool(torch.isnan(given).any())
+    bad_ones = f"{number} NaN" if is_gap else counted(number, "infinite value")
     rows = bad.flatten(1).any(1) if bad.dim() > 1 else bad
-    cure = cure_of_gaps([argument]) if kind == "NaN" else "Replace or drop these rows."
+    cure = cure_of_gaps([argument]) if is_gap else "Replace or drop these rows."
     raise DataError(
-        f"{argument!r} has {int(bad.sum())} {kind} in {int(rows.sum())} rows (the first is row "
+        f"{argument!r} has {bad_ones} in {counted(int(rows.sum()), 'row')} (the first is row "
         f"{int(numbers[int(rows.nonzero()[0])])}), and this model does not take them. {cure}"
     )
 

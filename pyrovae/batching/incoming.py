@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyrovae.batching.batches import digest_of
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, counted
 from pyrovae.pair.batch import Batch, as_batch, cast, known_rows, num_rows, take_rows
 from pyrovae.pair.datasets import by_argument, by_workers
 from pyrovae.pair.parameters import dtype_of
@@ -80,7 +80,8 @@ class Incoming:
             self.batch_size = min(BATCH_ROWS, source.num_rows) if batch_size is None else batch_size
             if self.batch_size > source.num_rows:
                 raise DataError(
-                    f"batch_size={batch_size} is larger than the {source.num_rows} rows: use at most {source.num_rows}."
+                    f"batch_size={batch_size} is larger than the {counted(source.num_rows, 'row')}: use at most "
+                    f"{source.num_rows}."
                 )
             self.block_rows = self.batch_size
             self._dealt = mixed(source, self._bind, self.batch_size, seed)
@@ -164,7 +165,8 @@ class Incoming:
                 raise DataError(f"The data gave no batch{when}.{once or ' At least one row is needed.'}")
             if not again:
                 raise DataError(
-                    f"The data ended after {self.came} batches, and the fit is not at its end. Ask for fewer steps, or give "
+                    f"The data ended after {counted(self.came, 'batch', 'batches')}, and the fit is not at its end. Ask "
+                    "for fewer steps, or give "
                     "something that can be started again: a list, a DataLoader, or a function that makes the iterator, "
                     "pv.fit(pair, lambda: batches(), ...)."
                 )
@@ -374,7 +376,9 @@ def length(incoming: Incoming, epochs: int | None, steps: int | None) -> tuple[i
         if loader and incoming.source.batch_size is not None:
             rows = min(rows, len(incoming.source.dataset))  # the last batch may be smaller
         if rows < incoming.batch_size:
-            raise DataError(f"batch_size={incoming.batch_size} is larger than the {rows} rows: use at most {rows}.")
+            raise DataError(
+                f"batch_size={incoming.batch_size} is larger than the {counted(rows, 'row')}: use at most {rows}."
+            )
     return epochs, epochs * rows // incoming.batch_size, rows / incoming.batch_size
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._arguments import MOST, as_count, as_number, as_seed
-from pyrovae.errors import CheckpointError, DataError, OptionError
+from pyrovae.errors import CheckpointError, DataError, OptionError, counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,8 @@ class Split:
         empty = [name for name, size in sizes.items() if size < 1 and fractions.get(name, 1.0) > 0]
         if empty:
             raise DataError(
-                f"{self.num_rows} rows leave no row for {' and '.join(empty)} (the fractions are {fractions}): "
+                f"{counted(self.num_rows, 'row leaves', 'rows leave')} no row for {' and '.join(empty)} (the fractions "
+                f"are {fractions}): "
                 "give more rows or other fractions; 0 leaves a part out."
             )
         order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(seed))
@@ -106,7 +107,8 @@ class Split:
             raise CheckpointError(f"A saved split has the entries {wanted}, and {missing} are missing: fit again.")
         if num_rows is not None and num_rows != saved["num_rows"]:
             raise CheckpointError(
-                f"The split was drawn from {saved['num_rows']} rows, the data have {num_rows}: pass the data of the fit."
+                f"The split was drawn from {counted(saved['num_rows'], 'row')}, the data have {num_rows}: pass the data "
+                "of the fit."
             )
         try:
             split = cls(saved["num_rows"], saved["test_fraction"], saved["validation_fraction"], saved["seed"])

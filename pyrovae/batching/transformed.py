@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pyrovae.batching.transforms import Transform
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, counted
 from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.pair.program import PairLike, arguments
 
@@ -50,6 +50,6 @@ def transformed(pair: PairLike, batch: Batch, transform: Transform | None) -> Ba
     rows = {name: len(value) for name, value in made.items()}
     if set(rows.values()) != {num_rows(batch)}:
         raise OptionError(
-            f"transform must keep the {num_rows(batch)} rows of a batch in every argument, it returned {rows}."
+            f"transform must keep the {counted(num_rows(batch), 'row')} of a batch in every argument, it returned {rows}."
         )
     return made

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.errors import DataError, ShapeError
+from pyrovae.errors import DataError, ShapeError, counted
 from pyrovae.pair.arrays import as_tensor
 
 __all__ = ["entropy", "information_gain"]
@@ -98,7 +98,8 @@ def check_probabilities(probabilities: Tensor) -> Tensor:
     if bool(wrong.any()):
         first = wrong.nonzero()[0].tolist()
         raise DataError(
-            f"Probabilities of the classes must be at least 0 and sum to 1, and {int(wrong.sum())} rows do not; the first is "
+            "Probabilities of the classes must be at least 0 and sum to 1, and "
+            f"{counted(int(wrong.sum()), 'row does', 'rows do')} not; the first is "
             f"{first}. Give probabilities, not log-probabilities or scores: logits.softmax(-1)."
         )
     return probabilities

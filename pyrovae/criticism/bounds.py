@@ -15,7 +15,7 @@ from pyrovae.criticism.findings import BAD, LOOK, OK, Finding, grade
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.criticism.psis import k_hat_threshold
 from pyrovae.criticism.refine import refine
-from pyrovae.errors import PairError
+from pyrovae.errors import PairError, counted
 from pyrovae.fitted.fitted import seeded
 from pyrovae.pair.batch import take_rows
 
@@ -112,7 +112,7 @@ def importance_bounds(evidence: Evidence) -> list[Finding]:
         Finding(
             "importance-weighted bounds",
             PART,
-            f"of {len(index)} rows: ELBO {curve[0][1]:.2f}, {listed}, log p(x) {log_p:.2f}",
+            f"of {counted(len(index), 'row')}: ELBO {curve[0][1]:.2f}, {listed}, log p(x) {log_p:.2f}",
             "the bounds rise with K to log p(x), to 0.1 nats at K = 5,000",
             OK if left < 0.1 else LOOK,
             "Draws of the guide alone miss part of the posterior even at K = 5,000: compare models by log p(x) of a refined "
@@ -153,7 +153,7 @@ def annealed(evidence: Evidence) -> list[Finding]:
         Finding(
             "annealed importance sampling",
             PART,
-            f"of {count} rows: {difference:+.2f} ± {error:.2f} nats from log p(x) of the refined proposal",
+            f"of {counted(count, 'row')}: {difference:+.2f} ± {error:.2f} nats from log p(x) of the refined proposal",
             "not above it: both are too low where they err",
             grade(above, 0.2, 1.0),
             "log p(x) is too low: the posterior has parts that the refined proposal misses. Raise num_samples, and compare "
@@ -187,7 +187,8 @@ def inference_gap(evidence: Evidence) -> list[Finding]:
     if split is not None:
         amortisation, approximation = split["amortisation_gap"], split["approximation_gap"]
         few = min(SPLIT_ROWS, len(gap))
-        says += f"; of {few} rows {amortisation:.2f} by amortisation and {approximation:.2f} by the family of a Normal"
+        says += f"; of {counted(few, 'row')} {amortisation:.2f} by amortisation"
+        says += f" and {approximation:.2f} by the family of a Normal"
         advice = AMORTISATION if amortisation > approximation else FAMILY
         values |= {name: split[name] for name in ("amortisation_gap", "approximation_gap")}
     # the median row, since one draw far out can make the mean rate as large as any gap, and so excuse it

@@ -18,7 +18,7 @@ from pyrovae.criticism.acquisition import entropy
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.criticism.proposals import check_proposal, usable
 from pyrovae.criticism.weighing import refined_blocks
-from pyrovae.errors import NotFiniteError, PairError
+from pyrovae.errors import NotFiniteError, PairError, counted
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded, transform_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import guide_probabilities, log_weights, num_values
@@ -235,7 +235,8 @@ def _class_probabilities(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     highest = log_w.amax((0, 1))
     if not bool(torch.isfinite(highest).all()):
         raise NotFiniteError(
-            f"{int((~torch.isfinite(highest)).sum())} rows have probability 0, or an undefined one, at every draw for every "
+            f"{counted(int((~torch.isfinite(highest)).sum()), 'row has', 'rows have')} probability 0, or an undefined "
+            "one, at every draw for every "
             "class: look at them with importance(...), raise num_samples, or train on data with such rows."
         )
     w = (log_w - highest).exp()

@@ -20,6 +20,7 @@ from pyrovae.criticism.mixtures import LabelMixture
 from pyrovae.criticism.normal_scores import NormalScores
 from pyrovae.criticism.processes import FOLDS, LabelProcess, parts, score_of
 from pyrovae.errors import ShapeError
+from pyrovae.pair.batch import names_of
 
 sklearn_trees = Lazily("sklearn.ensemble")
 
@@ -119,6 +120,7 @@ class LabelEnsemble:
         image_shape: Sequence[int] | None = None,
     ) -> None:
         num_neighbors = as_count("num_neighbors", num_neighbors)
+        self.columns = names_of(x)
         rows, y, self.num_classes = checked(x, y, num_classes, "ensemble")
         self.num_columns, self.image_shape = rows.shape[1], None if image_shape is None else checked_shape(image_shape)
         if self.image_shape is not None and math.prod(self.image_shape) != self.num_columns:
@@ -156,7 +158,7 @@ class LabelEnsemble:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one."""
-        rows = checked_rows(x, "ensemble", self.num_columns)
+        rows = checked_rows(x, "ensemble", self.num_columns, self.columns)
         views = self._views(rows)
         found = [self.fields[self._field](views[self._field][0])]
         for members, best in ((self.processes, self._process), (self.mixtures, self._mixture)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from pyrovae._arguments import as_count
 from pyrovae.criticism.calibration import temperature_at, with_temperature
-from pyrovae.errors import DataError, ShapeError
+from pyrovae.errors import DataError, ShapeError, counted
 from pyrovae.pair.arrays import as_tensor
+from pyrovae.pair.batch import check_columns, names_of
 
 __all__ = ["LabelField"]
 
@@ -84,6 +86,7 @@ class LabelField:
 
     def __init__(self, x: Tensor, y: Tensor, num_classes: int | None = None, num_neighbors: int = 5) -> None:
         num_neighbors = as_count("num_neighbors", num_neighbors)
+        self.columns = names_of(x)
         rows, y, self.num_classes = checked(x, y, num_classes, "field")
         self.num_neighbors = min(num_neighbors, len(rows) - 1)
         # In a unit near most rows' largest numbers no square is too large or too small; as it is a power of two, equal
@@ -124,7 +127,7 @@ class LabelField:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one; labelled rows are among its nearest."""
-        rows = checked_rows(x, "field", self.x.shape[1])
+        rows = checked_rows(x, "field", self.x.shape[1], self.columns)
         near, reached = nearest(self._in_units(rows) - self.origin, self.x, self.num_neighbors)
         values = torch.where(reached[..., None], self.values[near], 1 / self.num_classes)
         found = DAMPING * values.mean(1) + (1 - DAMPING) / self.num_classes
@@ -162,11 +165,13 @@ def checked_labels(y: Any, num_rows: int, num_classes: int | None, what: str = "
     """Labels as int64 on the CPU, and the number of classes. ShapeError or DataError for what are none of so many rows."""
     y = torch.as_tensor(y)
     if y.shape != (num_rows,):
-        raise ShapeError(f"{_a(what)} needs a label for each of its {num_rows} rows, got labels {tuple(y.shape)}.")
+        raise ShapeError(
+            f"{_a(what)} needs a label for each of its {counted(num_rows, 'row')}, got labels {tuple(y.shape)}."
+        )
     if y.is_floating_point():
         raise DataError(f"Labels of {_a(what).lower()} must be class numbers, which are integers, got {y.dtype}.")
     if not bool((y >= 0).any()):
-        raise DataError(f"{_a(what)} needs a label, got {num_rows} rows, 0 labelled.")
+        raise DataError(f"{_a(what)} needs a label, got {counted(num_rows, 'row')}, 0 labelled.")
     count = int(y.max()) + 1 if num_classes is None else num_classes
     if not isinstance(count, numbers.Integral):
         raise DataError(f"num_classes must be a whole number, got {count!r}.")
@@ -175,16 +180,24 @@ def checked_labels(y: Any, num_rows: int, num_classes: int | None, what: str = "
     return y.detach().cpu().long(), count
 
 
-def checked_rows(x: Any, what: str, width: int | None = None) -> Tensor:
-    """Rows as `(N, D)` float64 on the CPU. ShapeError unless D is `width`, if given, and DataError for infinite numbers."""
-    rows = torch.as_tensor(x).detach().cpu().double()
+def checked_rows(x: Any, what: str, width: int | None = None, columns: Sequence[str] | None = None) -> Tensor:
+    """Rows as `(N, D)` float64 on the CPU. ShapeError for what is no rows, and DataError for infinite numbers.
+
+    Args:
+        x: The rows.
+        what: Takes them.
+        width: D, if it is known.
+        columns: The names that a table has to have, in this order; DataError where it has others.
+    """
+    check_columns("x", names_of(x), columns, f"the rows of the {what}", "these columns, in this order")
+    rows = as_tensor("x", x, torch.float64).detach().cpu().double()
     if rows.dim() < 2:
         raise ShapeError(f"{_a(what)} needs rows (N, *event), got {tuple(rows.shape)}.")
     rows = rows.flatten(1)
     if not rows.shape[1]:
         raise ShapeError(f"{_a(what)} needs rows of one number or more, got rows without any.")
     if width is not None and rows.shape[1] != width:
-        raise ShapeError(f"A row of the {what} has {width} numbers, got rows with {rows.shape[1]}.")
+        raise ShapeError(f"A row of the {what} has {counted(width, 'number')}, got rows with {rows.shape[1]}.")
     if bool(rows.isinf().any()):
         raise DataError(
             f"Rows of {_a(what).lower()} must be finite, or NaN where missing, and some numbers are infinite."

@@ -14,7 +14,7 @@ from pyrovae._arguments import as_seed
 from pyrovae._html import Told
 from pyrovae.engine.threads import computing_with
 from pyrovae.engine.tracing import undone
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, counted
 from pyrovae.fitted.fitted import Fit, transform_once
 from pyrovae.objectives.losses import as_loss
 from pyrovae.pair.batch import Batch, as_batch
@@ -91,7 +91,8 @@ class GradientVariance(Told):
         if len(found) != 1:
             known = ", ".join(f"({r.loss!r}, {r.parameters!r}, {r.batch_size})" for r in self.rows)
             raise OptionError(
-                f"There are {len(found)} entries of ({loss!r}, {parameters!r}, {batch_size}), one is wanted; known: {known}."
+                f"There are {counted(len(found), 'entry', 'entries')} of ({loss!r}, {parameters!r}, {batch_size}), one is "
+                f"wanted; known: {known}."
             )
         return found[0]
 

@@ -20,7 +20,7 @@ from pyrovae.criticism.proposals import check_proposal, usable
 from pyrovae.criticism.psis import k_hat_threshold, pareto_k
 from pyrovae.criticism.weighing import refined_blocks
 from pyrovae.engine.compiled import CompiledFunction
-from pyrovae.errors import NotFiniteError
+from pyrovae.errors import NotFiniteError, counted
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.fitted.runs import particles_at_once
 from pyrovae.objectives.terms import Terms, terms
@@ -102,7 +102,7 @@ class Importance(Told):
         }
 
     def _told(self) -> tuple[Any, ...]:
-        title = f"Importance sampling of {len(self.elbo)} rows, {self.num_samples} draws each; nats per row"
+        title = f"Importance sampling of {counted(len(self.elbo), 'row')}, {self.num_samples} draws each; nats per row"
         if self.factors:
             title += f", with the factors {', '.join(map(repr, self.factors))}, so of log p(x) only if they are part of p(x, z)"
         return (title, ("mean over rows", "value"), self.summary().items())
@@ -288,7 +288,7 @@ def tell_undefined(values: Tensor, error: bool = False) -> None:
     of = (
         f"row {undefined[0]}"
         if len(undefined) == 1
-        else f"{len(undefined)} rows, the first of which is row {undefined[0]},"
+        else f"{counted(len(undefined), 'row')}, the first of which is row {undefined[0]},"
     )
     cure = "Look for values that are far from all others, or fit in float64, pair.double()."
     if error:

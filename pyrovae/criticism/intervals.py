@@ -14,6 +14,7 @@ from pyrovae.criticism.findings import NONE, OK, Finding, grade, normal_p
 from pyrovae.criticism.left_out import NotPossible, may_lack_entries, transforms_without_each
 from pyrovae.criticism.population import ROUND_DRAWS
 from pyrovae.distributions.combine import log_prob_of_entries
+from pyrovae.errors import counted
 from pyrovae.fitted.fitted import seeded
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.masks import without_masked
@@ -73,7 +74,8 @@ def _of_site(evidence: Evidence, name: str, suffix: str) -> Finding:
         if anew is not None:
             pit, asked = torch.where(carried, pit, anew), ~anew.isnan()
             if not bool(asked.any(1).all()) or int(asked.any(0).sum()) < int(wanted.sum()):
-                of += f", those of {int(asked.any(0).sum())} of {len(carried)} columns in {int(asked.any(1).sum())} rows only"
+                in_rows = counted(int(asked.any(1).sum()), "row")
+                of += f", those of {int(asked.any(0).sum())} of {len(carried)} columns in {in_rows} only"
             carried = carried | wanted
         elif bool(carried.any()):
             pit, of = pit[:, carried], f"{of} in {int(carried.sum())} of {len(carried)} columns"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyrovae.criticism.fields import checked, checked_labels, checked_rows
 from pyrovae.criticism.processes import FOLDS, Scaling, averaged, parts, refuse_gaps, score_of
+from pyrovae.pair.batch import names_of
 from pyrovae.pair.parameters import fork_rng
 
 __all__ = ["LabelMixture"]
@@ -59,6 +60,7 @@ class LabelMixture:
     """
 
     def __init__(self, x: Tensor, y: Tensor, num_classes: int | None = None) -> None:
+        self.columns = names_of(x)
         rows, y, self.num_classes = checked(x, y, num_classes, "mixture")
         refuse_gaps(rows, "mixture")
         self.num_columns = rows.shape[1]
@@ -81,7 +83,7 @@ class LabelMixture:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64."""
-        rows = checked_rows(x, "mixture", self.num_columns)
+        rows = checked_rows(x, "mixture", self.num_columns, self.columns)
         refuse_gaps(rows, "mixture")
         rows = self.scaling(rows)
         return self._predicted(rows if self.axes is None else rows @ self.axes)

@@ -16,7 +16,7 @@ from pyrovae._html import Told
 from pyrovae.criticism.averages import over_rows
 from pyrovae.criticism.importance import silently
 from pyrovae.criticism.refine import refine
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, counted
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.pair.arrays import as_tensor
 from pyrovae.pair.asked import refuse_unfitted
@@ -59,7 +59,8 @@ class Anomaly(Told):
     def _told(self) -> tuple[Any, ...]:
         worst = self.score.argsort(descending=True)[:10].tolist()
         rows = [(i, f"{self.score[i]:.2f}", f"{self.error[i]:.2f}", f"{self.k_hat[i]:.2f}") for i in worst]
-        return (f"The strangest of {len(self.score)} rows by {self.method}", ("row", "score", "error", "k-hat"), rows)
+        title = f"The strangest of {counted(len(self.score), 'row')} by {self.method}"
+        return title, ("row", "score", "error", "k-hat"), rows
 
 
 def anomaly_score(

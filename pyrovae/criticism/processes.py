@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.criticism.fields import FAR, checked, checked_labels, checked_rows
 from pyrovae.errors import DataError
+from pyrovae.pair.batch import names_of
 
 __all__ = ["LabelProcess"]
 
@@ -71,6 +72,7 @@ class LabelProcess:
     """
 
     def __init__(self, x: Tensor, y: Tensor, num_classes: int | None = None) -> None:
+        self.columns = names_of(x)
         rows, y, self.num_classes = checked(x, y, num_classes, "process")
         refuse_gaps(rows, "process")
         self.scaling = Scaling.of(rows)
@@ -85,7 +87,7 @@ class LabelProcess:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one."""
-        rows = checked_rows(x, "process", self.x.shape[1])
+        rows = checked_rows(x, "process", self.x.shape[1], self.columns)
         refuse_gaps(rows, "process")
         return self._predicted(self.scaling(rows))
 

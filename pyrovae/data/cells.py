@@ -7,8 +7,8 @@ import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrovae._lazily import Lazily
-from pyrovae.data.lines import BLANKS, LOOKED_AT, Lines, is_comment, records, split, width, without_comments
-from pyrovae.errors import DataError
+from pyrovae.data.lines import BLANKS, LOOKED_AT, UTF8, Lines, is_comment, records, split, width, without_comments
+from pyrovae.errors import DataError, counted
 from pyrovae.tables.cells import as_days
 
 # pandas takes seconds to import
@@ -34,7 +34,9 @@ MOST_COLUMNS = 50_000  # of a table, each of which is looked at apart
 _POINT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
-_MISSING = ("", "?", "na", "n/a", "nan", "null", "none", "<na>")
+_ZERO_IN_FRONT = re.compile(r"^ *(0\d\d+) *$", re.MULTILINE)
+_ALL_DIGITS = re.compile(r"(?: *\d+ *(?:\n|$))*")
+_MISSING = ("", "?", "\\n", "na", "n/a", "nan", "null", "none", "<na>")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Form:
         source: what pandas reads in place of the file, which is the file itself unless it has comments.
         begins: what the file begins with before its first line, such as the mark by which Excel knows UTF-8.
         ends: how its lines end.
+        encoding: of its letters.
+        written: the names of the columns as they stand in the file, "" where there is none, and some of them twice.
+        zeros: of columns of digits in which some cells have a 0 in front, such a cell.
     """
 
     separator: str
@@ -62,6 +67,9 @@ class Form:
     source: Callable[[Path], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     begins: str = ""
     ends: str = "\n"
+    encoding: str = UTF8
+    written: tuple[str, ...] = ()
+    zeros: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -71,11 +79,17 @@ class Form:
             "decimal": self.decimal,
             "header": 0 if self.header else None,
             "names": list(self.names),
+            "encoding": self.encoding,
             **_READING,
         }
 
+    @property
+    def header_of(self) -> dict[str, str]:
+        """What each column is called in the file."""
+        return dict(zip(self.names, self.written or self.names))
 
-_READING: dict[str, Any] = {"na_values": ["?"], "skipinitialspace": True, "encoding": "utf-8-sig", "low_memory": False}
+
+_READING: dict[str, Any] = {"na_values": ["?", "\\N"], "skipinitialspace": True, "low_memory": False}
 
 
 def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> Form:
@@ -97,10 +111,15 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
         rows, commented, marked, above = lines.first, False, [], []
     source: Any = contextlib.nullcontext
     if commented or lines.separator:
-        source = partial(without_comments, separator=separator, quotes=lines.quotes, declared=bool(lines.separator))
+        of_lines: dict[str, Any] = {
+            "quotes": lines.quotes,
+            "declared": bool(lines.separator),
+            "encoding": lines.encoding,
+        }
+        source = partial(without_comments, separator=separator, **of_lines)
     wide = max((width(row, separator) for row in rows[:2]), default=0)
     refuse_wide(path, wide)
-    options: dict[str, Any] = {"sep": separator, "header": None, **_READING}
+    options: dict[str, Any] = {"sep": separator, "header": None, "encoding": lines.encoding, **_READING}
     some: dict[str, Any] = {}
     first_line: list[Any] = []
     if wide > COLUMNS_LOOKED_AT:
@@ -112,6 +131,11 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
     first_line = first_line or head.iloc[0].tolist()
     wide = len(first_line)
     decimal, notes = ".", []
+    if lines.letters:
+        notes.append(
+            f"Its letters are not in UTF-8, and are read as Windows-1252, which Excel writes, such as {lines.letters!r}: save "
+            "it in UTF-8 if that is wrong."
+        )
     if _decimal_commas(separator, [str(cell).strip() for cell in head.to_numpy().ravel()]):
         decimal = ","
         notes.append("Numbers such as 1,5 are read with a decimal comma.")
@@ -126,6 +150,7 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
         f"column {i}" if pd.isna(cell) or not str(cell).strip() else str(cell).strip()
         for i, cell in enumerate(first or [None] * wide)
     )
+    written = tuple("" if pd.isna(cell) else str(cell).strip() for cell in first) if first is not None else ()
     called, number = Counter(names).most_common(1)[0]
     if number > MOST_ALIKE:  # which pandas would tell apart in a time that grows with the square of their number
         raise DataError(f"{path}: {number} columns are called {called!r}. Rename them: names must differ.")
@@ -137,7 +162,8 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
             "cell in quotes where such a line is a row."
         )
     known = (separator, decimal, names, bool(header), first is not None, tuple(notes), source)
-    return Form(*known, begins=lines.begins, ends=lines.ends)
+    more: dict[str, Any] = {"encoding": lines.encoding, "written": written, "zeros": _zeros_of(head, names)}
+    return Form(*known, begins=lines.begins, ends=lines.ends, **more)
 
 
 def _different(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
@@ -162,7 +188,7 @@ def refuse_wide(path: Path, width: int) -> None:
     """DataError for a table of more columns than can be looked at in some seconds."""
     if width > MOST_COLUMNS:
         raise DataError(
-            f"{path} has {width} columns, and tables are read with up to {MOST_COLUMNS}. Save numbers by numpy.save "
+            f"{path} has {counted(width, 'column')}, and tables are read with up to {MOST_COLUMNS}. Save numbers by numpy.save "
             "as .npy, which has no such limit, or exchange rows and columns."
         )
 
@@ -223,6 +249,20 @@ def _has_header(head: pd.DataFrame, decimal: str, numbers_name: bool) -> str | N
     if any(str(cell).strip()[:1].isalpha() for cell in cells[0, numeric & unknown[0] & ~missing[0]]):
         return "it has text where the lines below have numbers"
     return _numbers_name(first[numeric], numbers[1:, numeric])
+
+
+def _zeros_of(head: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
+    """A cell of each column of digits in which some have a 0 in front, as codes have, which a number loses."""
+    found = {}
+    cells: NDArray[Any] = head.iloc[1:].to_numpy(dtype=object)
+    for name, column in zip(names, cells.T.tolist()):
+        text = "\n".join(
+            [cell for cell in column if cell == cell]
+        )  # of all cells at once, as there may be many columns
+        first = _ZERO_IN_FRONT.search(text)
+        if first is not None and _ALL_DIGITS.fullmatch(text):
+            found[name] = first[1]
+    return found
 
 
 def _texts_name(cells: pd.DataFrame) -> str | None:

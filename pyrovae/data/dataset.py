@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae._lazily import Lazily
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, counted
 
 # pandas takes seconds to import
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def make_dataset(
     rows_of = [torch.from_numpy(flat(part)).div_(divisor) for part in parts]
     if infinite := sum(int(rows.isinf().sum()) for rows in rows_of):
         raise DataError(
-            f"{path}: {infinite} values are infinite (or beyond float32, 3.4e38). "
+            f"{path}: {counted(infinite, 'value is', 'values are')} infinite (or beyond float32, 3.4e38). "
             "Make them NaN (missing), drop their rows, or change their unit."
         )
     for part, read in zip(parts, rows_of):

@@ -7,9 +7,9 @@ import hashlib
 import io
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,9 @@ MOST_PIXELS = 128 * 128  # larger images must be scaled: the networks of the com
 STRIP = 2**20  # pixels that are converted at once
 MOST_BYTES, MOST_TIMES = 2**29, 10  # of memory for an image: this, and so many times its file
 SIZES = (4, 256)  # the smallest and largest side that can be asked for, in pixels
+MOST_NAMED = 20  # images, of those that cannot be read
 Array = NDArray[Any]
+R = TypeVar("R")
 _ORIENTATION = 0x0112  # the tag of a photo that says how the camera was held
 
 
@@ -68,9 +70,9 @@ def load_folder(folder: str | Path, *, size: int | None = None, classes: bool = 
         raise OptionError(f"--size is the side of the images in pixels, from {SIZES[0]} to {SIZES[1]}, got {size}.")
     names = _images_of(root, folder)
     if size is None:  # before any is decoded, which takes a hundred times its file
-        _refuse_sizes(root, {name: _size(root / name) for name in names})
+        _refuse_sizes(root, dict(zip(names, _of_each(root, names, _size))))
     checksum = _checksum(root, names, size)
-    pictures = [_pixels(root / name, size) for name in names]
+    pictures = _of_each(root, names, lambda path: _pixels(path, size))
     if size is None:  # a head may not say that a photo is turned
         _refuse_sizes(root, {name: picture.shape[-2:] for name, picture in zip(names, pictures)})
     colour = any(picture.ndim == 3 for picture in pictures)
@@ -117,18 +119,44 @@ def pixels_of(folder: Path, names: Sequence[str], size: int | None, shape: Seque
     """
     height, width = shape[-2:]
     found = np.empty((len(names), *shape), dtype=np.uint8)
-    for place, name in enumerate(names):
-        picture = _pixels(folder / name, size)
+
+    def of_shape(path: Path) -> Array:
+        picture = _pixels(path, size)
         if picture.shape[-2:] != (height, width):
             raise DataError(
-                f"{folder / name} is {picture.shape[-1]} x {picture.shape[-2]}, and the model takes images of {width} x "
+                f"{path} is {picture.shape[-1]} x {picture.shape[-2]}, and the model takes images of {width} x "
                 f"{height} pixels. Scale it, or take it out of the folder."
             )
         if picture.ndim == 3 and len(shape) == 2:
-            raise DataError(
-                f"{folder / name} has colours, and the model takes gray images. Make it gray, or take it out."
-            )
+            raise DataError(f"{path} has colours, and the model takes gray images. Make it gray, or take it out.")
+        return picture
+
+    for place, picture in enumerate(_of_each(folder, names, of_shape)):
         found[place] = picture  # a gray one is broadcast to three colours
+    return found
+
+
+def _of_each(root: Path, names: Sequence[str], read: Callable[[Path], R]) -> list[R]:
+    """What a function makes of each image. DataError for all of which it makes nothing, so that they are mended at once."""
+    found: list[R] = []
+    wrong: list[DataError] = []
+    for name in names:
+        try:
+            one = read(root / name)
+        except DataError as error:
+            wrong.append(error)
+            found = []
+        else:
+            found += [] if wrong else [one]
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        listed = "; ".join(str(error).partition(". ")[0] for error in wrong[:MOST_NAMED])
+        more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
+        raise DataError(
+            f"{len(wrong)} of {len(names)} images in {root} cannot be taken: {listed}{more}. Repair them, or take them out of "
+            "the folder."
+        )
     return found
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyrovae._foreign import cure_of, cure_of_another, cure_of_letters
 from pyrovae._near import absent, expanded, near_names
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, counted
 
 LABEL = "label"
 _WHOLE = re.compile(r"(?<=\d)\.0*$")  # the end of a whole number that is written as a real one
@@ -89,7 +89,8 @@ def read_labels(path: str | Path) -> dict[str, str]:
     for number, row in enumerate(rows[1:], 2):
         if len(row) > len(header):
             raise DataError(
-                f"{path}, row {number}: {len(row)} cells under {len(header)} columns. Put quotes around text with commas."
+                f"{path}, row {number}: {counted(len(row), 'cell')} under {counted(len(header), 'column')}. Put quotes "
+                "around text with commas."
             )
         cells = row + [""] * (len(header) - len(row))
         name, label = _tidy(cells[which]), cells[where].strip()
@@ -180,7 +181,8 @@ def refuse_labels(labels: Labels) -> None:
     num, total, classes = len(labels.known), len(labels.y), labels.classes
     if num == 0:
         raise DataError(
-            f"none of the {total} rows has a label. Label some first, each class at least twice: 10 rows per class are a start."
+            f"none of the {counted(total, 'row')} has a label. Label some first, each class at least twice: 10 rows per "
+            "class are a start."
         )
     if len(classes) == 1:
         raise DataError(
@@ -190,7 +192,8 @@ def refuse_labels(labels: Labels) -> None:
     once = [label for label in classes if counts[label] == 1]
     if 2 * len(once) > len(classes) and len(once) > 2:
         raise DataError(
-            f"{num} labelled rows have {len(classes)} different labels ({', '.join(classes[:4])}, ...), {len(once)} of them "
+            f"{counted(num, 'labelled row has', 'labelled rows have')} {len(classes)} different labels "
+            f"({', '.join(classes[:4])}, ...), {len(once)} of them "
             "once. Labels must be classes of at least two rows each, not measurements: label more rows, or merge classes."
         )
     if len(once) == len(classes):

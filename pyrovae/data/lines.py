@@ -17,6 +17,14 @@ BLANKS = r"\s+"
 BOM = "\ufeff"
 _COMMENTS = re.compile(r"^(?:#[^\n]*+\n?+)++", re.MULTILINE)
 _RUN = re.compile(r"(?:#[^\n]*+\n?+)++|(?:[^\S\n]*+\n)++|[^\n]*+\n?+")  # comments, blank lines, or one line
+UTF8, WESTERN = "utf-8-sig", "cp1252"
+ACCENTS = 0.8  # of the bytes beyond ASCII, which at least are letters with accents
+_HIGH = re.compile(rb"[\x80-\xff]+")
+_OF_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_NO_TEXT = re.compile(
+    rb"[\x00-\x08\x81\x8d\x8f\x90\x9d]"
+)  # control characters, and bytes that mean nothing in Windows-1252
+_ACCENTED = re.compile(r"\w*[^\x00-\x7f]\w*")
 PIECE = 2**20  # characters of a file that are looked at together
 # As Excel has it in a line of its own, above the table.
 _DECLARED = re.compile(r'"?sep=([,;|\t])"?[ \t]*\r?\n?', re.IGNORECASE)
@@ -29,7 +37,7 @@ class Lines:
     """What one look at a file shows.
 
     Args:
-        path: the file, in UTF-8.
+        path: the file.
 
     Attributes:
         first: its first lines, as many as `LOOKED_AT` that are neither blank nor comments, and as many comments; fewer where
@@ -39,20 +47,34 @@ class Lines:
         begins: the mark that files of Excel begin with, by which it knows UTF-8; "" where there is none.
         ends: how lines end: "\\n", or "\\r\\n" as on Windows.
         separator: what the first line says is between two cells, such as "sep=;"; "" where it does not. It is none of `first`.
+        encoding: UTF-8, or Windows-1252 where it can only be that.
+        letters: the first word with a letter that is read so, "" in UTF-8.
 
     Raises:
         DataError: a line has a NUL byte, as text in UTF-16 has, and the end of a file that a crash left.
+        UnicodeDecodeError: it is in another encoding, or is no text.
     """
 
     def __init__(self, path: Path) -> None:
+        try:
+            self._read(path, UTF8)
+        except UnicodeDecodeError:
+            if not is_western(path):
+                raise
+            self._read(path, WESTERN)
+
+    def _read(self, path: Path, encoding: str) -> None:
+        self.encoding, self.letters = encoding, ""
         self.first: list[str] = []
         self.marked = self.quotes = False
         self._rows = self._marks = self._length = before = 0  # of lines
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding=encoding.removesuffix("-sig"), newline="") as file:
             first = file.readline(PIECE)
         self.begins, self.ends = first[: first.startswith(BOM)], "\r\n" if first.endswith("\r\n") else "\n"
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding=encoding) as file:
             for text in pieces(file):
+                if encoding == WESTERN and not self.letters and (word := _ACCENTED.search(text)):
+                    self.letters = word[0]
                 if "\0" in text:
                     number = before + 1 + text[: text.index("\0")].count("\n")
                     cure = "It is text in UTF-16, or damaged: save it anew, in UTF-8."
@@ -87,6 +109,23 @@ class Lines:
                 self._rows += 1
                 self._length += len(run[0])
                 self.first.append(run[0])
+
+
+def is_western(path: Path) -> bool:
+    """Whether a text that is not in UTF-8 can be in Windows-1252: most bytes beyond ASCII stand alone, or two side by side.
+
+    So do letters with accents. In other alphabets there are more in a row, and in damaged UTF-8 most of them are characters.
+    """
+    high = few = characters = 0
+    with path.open("rb") as file:
+        while piece := file.read(PIECE) + file.readline():
+            if _NO_TEXT.search(piece):
+                return False
+            runs = [len(run) for run in _HIGH.findall(piece)]
+            high += sum(runs)
+            few += sum(length for length in runs if length <= 2)
+            characters += sum(map(len, _OF_UTF8.findall(piece)))
+    return few > ACCENTS * high and characters < high / 2
 
 
 def pieces(file: TextIO) -> Iterator[str]:
@@ -187,7 +226,9 @@ class _Rows:
 
 
 @contextlib.contextmanager
-def without_comments(path: Path, separator: str, quotes: bool, declared: bool = False) -> Iterator[_Rows]:
+def without_comments(
+    path: Path, separator: str, quotes: bool, declared: bool = False, encoding: str = UTF8
+) -> Iterator[_Rows]:
     """What pandas reads in place of a file that has comments, or a line that says what separates its cells.
 
     Args:
@@ -195,8 +236,9 @@ def without_comments(path: Path, separator: str, quotes: bool, declared: bool = 
         separator: what is between two of its cells.
         quotes: whether it has quotation marks, so that a line that looks like a comment may be one of a cell.
         declared: whether its first line says what separates its cells.
+        encoding: of its letters.
     """
-    with path.open(encoding="utf-8-sig", newline="" if quotes else None) as file:
+    with path.open(encoding=encoding, newline="" if quotes else None) as file:
         while declared and not file.readline().strip():
             pass
         if quotes:

@@ -53,9 +53,10 @@ def load(
             .npz: the rows are the only array of the file, or the first of the arrays `x`, `x_train`, `data` and `images`
             that it has. The arrays `x_test`, `y` (or `y_train`, `labels`) and `y_test` (or `labels_test`) are read if
             they exist; other arrays are ignored. Rows of rank 2 and 3 are images, `(H, W)`, `(C, H, W)` or `(H, W, C)`,
-            and are flattened with channels first.
+            and are flattened with channels first. What the columns of other rows are is found out, as of a table, up to 64.
 
             .csv: cells are separated by commas, semicolons, tabs or blanks, whichever makes lines of equally many cells.
+            Text is in UTF-8, or else in Windows-1252 where it can be, with a note.
             Numbers may have a decimal comma where no cell has a decimal point. Lines that begin with "#", and not within a
             cell in quotes, are no rows; the last one above the table may name the columns, as `numpy.savetxt` writes it.
             Empty cells, '?' and the markers that pandas knows ('NA', 'nan', ...) are missing values. Columns without any

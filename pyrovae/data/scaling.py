@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.errors import CheckpointError, DataError, ShapeError
+from pyrovae.errors import CheckpointError, DataError, ShapeError, counted
 from pyrovae.pair.arrays import as_tensor
 from pyrovae.pair.batch import check_columns, names_of
 
@@ -140,6 +140,6 @@ class Standardize:
     def _check(self, x: Tensor) -> None:
         if x.shape[-1:] != self.mean.shape:
             raise ShapeError(
-                f"the scaling was learned from {len(self.mean)} columns, got a tensor of shape {tuple(x.shape)}. "
+                f"the scaling was learned from {counted(len(self.mean), 'column')}, got a tensor of shape {tuple(x.shape)}. "
                 "Give the columns of the training rows, in their order."
             )

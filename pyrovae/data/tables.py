@@ -19,7 +19,7 @@ from pyrovae.data.cells import Form
 from pyrovae.data.dataset import Array, Dataset, label_column, make_dataset
 from pyrovae.data.frames import first_text, of_objects, read_frame, read_text
 from pyrovae.data.ids import ENOUGH_ROWS, NO_IDS, counts_rows, look_for_ids, row_names
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, counted
 from pyrovae.tables.infer import infer
 from pyrovae.tables.schema import Schema
 
@@ -61,25 +61,33 @@ def load_arrays(path: Path, label: str | None, columns: Sequence[Mapping[str, An
     if label is not None and (label not in arrays or label in (*X_NAMES, *X_TEST_NAMES) or len(names) == 1):
         raise OptionError(f"{path.name} has no array of labels {label!r}{near_names(label, names)}; found {names}.")
     y = first(Y_NAMES) if label is None else arrays[label]
-    schema = _schema_of_array(x, first(X_TEST_NAMES), columns)
+    dataset = make_dataset(path, x, first(X_TEST_NAMES), y, first(Y_TEST_NAMES), label=label)
+    pixels = x.dtype == np.uint8 and dataset.kind == "unit"
+    schema = None if pixels else _schema_of_array(x, first(X_TEST_NAMES), columns)
     if schema is None:
-        return make_dataset(path, x, first(X_TEST_NAMES), y, first(Y_TEST_NAMES), label=label)
-    dataset = make_dataset(path, x, y=y, label=label)
+        return dataset
     return _with(dataset, {"columns": schema.to_json()}, (), schema, schema.encode(_frame_of(x)))
 
 
 MOST_COLUMNS = 64  # of an array that is looked at as a table
+MOST_ODD = 5  # rows that are no rows, such as a second line of a header
 
 
 def _schema_of_array(
     x: Array, x_test: Array | None, recorded: Sequence[Mapping[str, Any]] | bool | None
 ) -> Schema | None:
-    """What the columns of an array of floating-point rows are, unless it is one of images, or has a test set of its own.
+    """What the columns of an array of numbers are, unless it is one of images, or has a test set of its own.
 
     Args:
         recorded: what they were at the fit; True finds out, False does not look.
     """
-    if x.ndim != 2 or x.dtype.kind != "f" or x_test is not None or not 0 < x.shape[1] <= MOST_COLUMNS or not len(x):
+    if (
+        x.ndim != 2
+        or x.dtype.kind not in "fiu"
+        or x_test is not None
+        or not 0 < x.shape[1] <= MOST_COLUMNS
+        or not len(x)
+    ):
         return None
     if not isinstance(recorded, bool) and recorded is not None:
         return Schema.from_json(recorded)
@@ -146,10 +154,9 @@ def load_table(
         beside |= {"conditions": known, "c": known.encode(frame[given])}
     text = [name for name, dtype in zip(kept, rows.dtypes) if not pd.api.types.is_numeric_dtype(dtype)]
     if schema is not None and look and columns is None:
+        notes += [*_codes(form.zeros, kept), *_odd_rows(frame[kept], schema)]
         texts_of = set(text)
-        why = {
-            column.name: column.why for column in schema.columns if column.name in texts_of and column.kind == "none"
-        }
+        why = {one.name: one.why for one in schema.columns if one.name in texts_of and one.kind == "none"}
         if len(why) == len(text):  # texts of which nothing is modelled do not make a table of counts another one
             how["drop"] += text
             notes += [f"Column {name} is left out: {reason}." for name, reason in why.items()]
@@ -168,8 +175,7 @@ def load_table(
         )
     x = rows.to_numpy(dtype=np.float64)
     _refuse_long_integers(path, rows, x)
-    if look:
-        notes += _remarks(rows, x)
+    notes += _remarks(rows, x) if look else []
     dataset = make_dataset(path, x, columns=tuple(kept) if form.named else None, **of_rows)
     return replace(_with(dataset, how, notes, schema, None if schema is None else schema.encode(frame[kept])), **beside)
 
@@ -310,6 +316,34 @@ def truths_as_numbers(column: pd.Series) -> pd.Series:
     if column.dropna().map(lambda cell: isinstance(cell, bool)).all():
         return column.astype(np.float64)
     return column
+
+
+def _codes(zeros: Mapping[str, str], modelled: Collection[str]) -> list[str]:
+    """What to say of columns of numbers in which some had a 0 in front."""
+    found = [f"{name} (such as {cell})" for name, cell in zeros.items() if name in modelled]
+    if not found:
+        return []
+    which = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+    return [f"Cells begin with 0, as codes do, and are read as numbers: {which}. --drop leaves such columns out."]
+
+
+def _odd_rows(cells: pd.DataFrame, schema: Schema) -> list[str]:
+    """What to say of a few rows whose cells are no values in most columns of numbers, as of a header of several lines."""
+    strange: Counter[int] = Counter()
+    columns = [column for column in schema.modelled if column.why.endswith("as missing") and column.name in cells]
+    for column in columns[:MOST_COLUMNS]:
+        lost = np.isnan(column.codes(cells[column.name])[0]) & ~column.gaps(cells[column.name])
+        strange.update(np.flatnonzero(lost).tolist())
+    odd = sorted(row for row, number in strange.items() if number > max(1, len(columns) / 2))
+    if not odd or len(odd) > MOST_ODD:
+        return []
+    which = f"Row {odd[0]} (counted from 0) has" if len(odd) == 1 else f"Rows {', '.join(map(str, odd))} (from 0) have"
+    first = str(cells[columns[0].name].iloc[odd[0]])[:40]
+    in_columns = counted(len(columns), "column")
+    return [
+        f"{which} no values in {in_columns}, such as {first!r} in {columns[0].name}: another line of a header, or a "
+        "total? Such rows are modelled as rows with gaps: remove them."
+    ]
 
 
 def _remarks(rows: pd.DataFrame, x: Array) -> list[str]:

@@ -14,7 +14,7 @@ from pyrovae.data.dataset import Dataset, make_dataset
 from pyrovae.data.frames import read_frame, read_text
 from pyrovae.data.ids import NO_IDS, look_for_ids, row_names
 from pyrovae.data.tables import column_name, several
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, counted
 
 # pandas and scikit-learn take seconds to import
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def load_texts(
     )
     dataset.source.update({"header": form.header, "ids": named, "drop": list(out), "texts": kept})
     columns = f"column{'s' if len(kept) > 1 else ''} {', '.join(kept)}"
-    notes = [f"Rows are texts: what is learned from is which of {x.shape[1]} words each has in {columns}."]
+    notes = [f"Rows are texts: what is learned from is which of {counted(x.shape[1], 'word')} each has in {columns}."]
     if named is not None and ids is None:
         notes.append(f"Column {named} names the rows, and is left out.")
     return replace(dataset, notes=(*dataset.notes, *notes))

@@ -20,7 +20,7 @@ from pyrovae.batching.transformed import in_evaluation, transformed
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine.freed_memory import keep_freed_memory
 from pyrovae.engine.threads import computing_with, threads_for
-from pyrovae.errors import DataError, PairError
+from pyrovae.errors import DataError, PairError, counted
 from pyrovae.pair.batch import Batch, as_batch, check_columns, columns_of, group_rows, take_group, take_rows
 from pyrovae.pair.datasets import is_batches, is_streamed
 from pyrovae.pair.graph import graph_text
@@ -116,7 +116,7 @@ class Fit:
     def __repr__(self) -> str:
         last = f", ELBO {self.history[-1]['elbo']:.2f} nats per row" if self.history else ""
         sites = ", ".join(site.name for site in self.layout.sites)
-        epochs = "1 epoch" if len(self.history) == 1 else f"{len(self.history)} epochs"
+        epochs = counted(len(self.history), "epoch")
         return f"Fit({type(self.pair).__name__} of {sites}: {epochs}{last})"
 
     def _repr_html_(self) -> str:
@@ -166,7 +166,7 @@ class Fit:
             now = checksums(named_tensors(self.pair, buffers=False)) if self.checksums else {}
         changed = [name for name, checksum in self.checksums.items() if now.get(name) != checksum]
         if changed:
-            others = f" and {len(changed) - 1} others" if len(changed) > 1 else ""
+            others = f" and {counted(len(changed) - 1, 'other')}" if len(changed) > 1 else ""
             raise PairError(
                 f"The weights are no longer those of this Fit: {changed[0]!r}{others} changed after it, as by another fit of "
                 "the same modules. Fit a copy where you need both (copy.deepcopy(pair)), or pv.save a fit before the next one "
@@ -213,7 +213,7 @@ class Fit:
                 one = f" For one row, give {name}[None]." if tuple(value.shape) == shape else ""
                 steps = tuple(value.shape[2:]) == shape[1:] != () and value.shape[1] < shape[0]
                 if steps and value.dtype == dtype and value.is_floating_point():
-                    one = f" Of sequences, fill up those of fewer than {shape[0]} steps with NaN at their ends."
+                    one = f" Of sequences, fill up those of fewer than {counted(shape[0], 'step')} with NaN at their ends."
                 raise DataError(
                     f"{name!r} must have rows of shape {shape} and dtype {str(dtype)[6:]}, as in the fit, "
                     f"got {tuple(value.shape[1:])} {str(value.dtype)[6:]}.{one}"

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
 from pyrovae._arguments import as_count, as_mapping, as_names
-from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.errors import DataError, OptionError, PairError, counted
 from pyrovae.objectives.wake_sleep import RWS, WakeSleep
-from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group
+from pyrovae.pair.batch import Batch, as_batch, check_names, group_rows, num_rows, take_group
 from pyrovae.pair.handlers import DATA_PLATE, AllDrawn, Until
 from pyrovae.pair.parameters import dtype_of, evaluating, fork_rng, modules
 from pyrovae.pair.program import Pair, PairLike, is_local, sample_sites, signature_of
@@ -80,6 +80,10 @@ class ByRow(nn.Module):
     def guide(self) -> Callable[..., Any]:
         return _Side(self, "guide")
 
+    def name_columns(self, names: dict[str, list[str]]) -> None:
+        """Keep the names of the columns of the training rows, by argument, which `pv.fit` looks at."""
+        self.column_names: Any = names
+
     def indexed(self, data: Any) -> Batch:
         """The training rows with their numbers: what `pv.fit` takes.
 
@@ -87,12 +91,13 @@ class ByRow(nn.Module):
             data: All N rows, in the order in which the guide knows them.
 
         Raises:
-            DataError: There are more or fewer rows.
+            DataError: There are more or fewer rows, or other columns than those of the rows that the guide was made from.
         """
+        check_names(self, data)
         batch = as_batch(self.pair, data)
         if num_rows(batch) != self.num_rows:
             raise DataError(
-                f"The guide knows {self.num_rows} rows, got {num_rows(batch)}: give all rows, in their order."
+                f"The guide knows {counted(self.num_rows, 'row')}, got {num_rows(batch)}: give all rows, in their order."
             )
         return {**batch, INDEX: torch.arange(self.num_rows)}
 
@@ -145,13 +150,15 @@ class ByRow(nn.Module):
         outside = numbers[numbers >= self.num_rows]
         if len(outside):
             raise DataError(
-                f"{INDEX!r} must hold numbers from 0 to {self.num_rows - 1}, as the guide knows {self.num_rows} rows, and "
-                f"{len(outside)} rows have others: take pair.indexed(data)."
+                f"{INDEX!r} must hold numbers from 0 to {self.num_rows - 1}, as the guide knows "
+                f"{counted(self.num_rows, 'row')}, and "
+                f"{counted(len(outside), 'row has', 'rows have')} others: take pair.indexed(data)."
             )
         found, counts = numbers.unique(return_counts=True)
         if len(found) < len(numbers):
             raise DataError(
-                f"{len(numbers) - len(found)} rows have the number of another row, as {found[counts > 1][0]}, and would share "
+                f"{counted(len(numbers) - len(found), 'row has', 'rows have')} the number of another row, as "
+                f"{found[counts > 1][0]}, and would share "
                 "its posterior: take pair.indexed(data), or make the pair of all rows, repeated ones as well."
             )
 

@@ -18,7 +18,7 @@ from pyrovae.guides.by_row import ByRow, Place, as_pair, at_dim, normals, sites_
 from pyrovae.guides.hmc import trajectory
 from pyrovae.objectives.terms import terms
 from pyrovae.objectives.weights import log_weights
-from pyrovae.pair.batch import as_batch, num_rows
+from pyrovae.pair.batch import as_batch, columns_of, named_by, num_rows
 from pyrovae.pair.program import Pair, PairLike, plate_nesting, sample_sites
 
 LEAST_GAIN = 0.02  # how fast step sizes follow acceptance, after 2500 visits of a row; chains are exact where it is 0
@@ -275,6 +275,7 @@ def monte_carlo_em(
     found = sites_of(whole, data)
     rows = num_rows(as_batch(whole, data))
     made = MonteCarloEM(whole, rows, found.free, found.summed, num_leapfrog, num_trajectories, acceptance)
+    made.name_columns(columns_of(whole, data) or named_by(whole))
     draws = made.prior_draws(data)
     made.chain.copy_(draws[0])
     made.mean.copy_(draws.mean(0))

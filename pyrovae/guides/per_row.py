@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.guides.by_row import ByRow, Place, as_pair, normals, sites_of
-from pyrovae.pair.batch import as_batch, num_rows
+from pyrovae.pair.batch import as_batch, columns_of, named_by, num_rows
 from pyrovae.pair.program import PairLike
 
 LEAST_SCALE = 1e-3  # of a prior draw, where the prior is a point in some direction
@@ -100,6 +100,7 @@ def per_row(pair: Any, data: Any) -> PerRow:
     whole = as_pair(pair)
     found = sites_of(whole, data)
     made = PerRow(whole, num_rows(as_batch(whole, data)), found.free, found.summed)
+    made.name_columns(columns_of(whole, data) or named_by(whole))
     draws = made.prior_draws(data)
     with torch.no_grad():
         made.loc.copy_(draws.mean(0))

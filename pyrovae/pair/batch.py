@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, counted
 from pyrovae.pair.arrays import as_dtype, as_tensor
 from pyrovae.pair.datasets import Items, by_argument, is_batches, is_streamed
 from pyrovae.pair.parameters import dtype_of
@@ -57,6 +57,7 @@ def as_batch(
             "Rows that come batch by batch are for pv.fit. Ask of one batch after the other here, as in "
             "[pv.encode(fitted, batch) for batch in batches]."
         )
+    check_names(pair, data)
     if is_streamed(data):
         data = by_argument(Items(data).load(), list(wanted), dtypes)
     given = dict(data) if isinstance(data, Mapping) else in_order_of_arguments(data, list(wanted))
@@ -165,6 +166,15 @@ def named_by(pair: PairLike) -> dict[str, list[str]]:
     return {str(argument): [str(name) for name in names] for argument, names in given.items()}
 
 
+def check_names(pair: PairLike, data: Any) -> None:
+    """DataError where a pair names its columns, and a table has others, or these in another order."""
+    known = named_by(pair)
+    named = columns_of(pair, data) if known and not is_batches(data) and not is_streamed(data) else {}
+    for argument, names in known.items():
+        cure = f"the rows that its schema makes, schema.encode(table), or else table[pair.column_names[{argument!r}]]"
+        check_columns(argument, named.get(argument), names, "the pair", cure)
+
+
 def num_rows(batch: Mapping[str, Tensor]) -> int:
     """N, the number of rows of a batch."""
     return len(next(iter(batch.values())))
@@ -222,7 +232,9 @@ def group_rows(pair: PairLike, batch: Mapping[str, Tensor]) -> list[Group]:
         unknown = {name for name, there in zip(known, pattern) if not there}
         names = tuple(name for name in batch if name not in unknown)
         if not names:
-            raise DataError(f"{int((which == number).sum())} rows have nothing observed: drop them.")
+            raise DataError(
+                f"{counted(int((which == number).sum()), 'row has', 'rows have')} nothing observed: drop them."
+            )
         found.append(Group(names, (which == number).nonzero().squeeze(1)))
     return sorted(found, key=lambda group: (len(group.names), group.names))
 

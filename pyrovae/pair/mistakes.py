@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.errors import PairError, shortened
+from pyrovae.errors import PairError, counted, shortened
 
 MOST_NAMES = 12  # of sites that a message lists
 _LIBRARIES = tuple(
@@ -136,7 +136,7 @@ def cure_of_shapes(error: Exception, rows: int, row: Sequence[int]) -> str:
     """
     found = re.match(r"Shape mismatch inside plate\('data'\) at site .* dim -\d+, (\d+) vs (\d+)", str(error))
     if found and int(found[1]) != rows == int(found[2]):
-        return f". The batch has {rows} rows: write `pyro.plate('data', len(x))`, where x is an argument."
+        return f". The batch has {counted(rows, 'row')}: write `pyro.plate('data', len(x))`, where x is an argument."
     if found and rows == 1 and len(row) > 1:
         return f". There is one row here, of shape {tuple(row)}: the first dimension of the data is that of the rows."
     if twice := re.match(r"Multiple sample sites named '(.*)'", str(error)):

@@ -208,6 +208,7 @@ def plain(node: Any, value: Tensor) -> Tensor:
 
 def _checked(fitted: Fit, name: str, value: Any, num: int) -> Tensor:
     """The values of a given argument. DataError unless all `num` rows are known and have the shape and dtype of the fit."""
+    fitted.check_columns({name: value})
     shape_and_dtype = fitted.arguments.get(name)
     found = as_tensor(name, value, shape_and_dtype[1] if shape_and_dtype else None)
     if shape_and_dtype is not None:

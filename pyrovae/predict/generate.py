@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae._arguments import as_count
 from pyrovae.batching.memory import halving
-from pyrovae.errors import DataError, PairError
+from pyrovae.errors import DataError, PairError, counted
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.predict.forward import check_room, plain, run_in_parts, run_model, split_given, without_none
 from pyrovae.predict.latent import reads_data
@@ -111,7 +111,7 @@ def generate(
         return as_named(run_in_parts(fitted, num, arguments, latent, seed, chosen, asked), site)
     shared = {s.name for layout in fitted.layouts for s in layout.sites if not s.local}
     if wrong := {name: len(v) for name, v in {**arguments, **latent}.items() if name not in shared and len(v) != num}:
-        raise DataError(f"What is given must have num={num} rows, got {wrong}.")
+        raise DataError(f"What is given must have num={counted(num, 'row')}, got {wrong}.")
     rows = []
     with seeded(seed):
         for row in range(num):

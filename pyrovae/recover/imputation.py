@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae._arguments import as_number, index_of, told
 from pyrovae._html import table
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, counted
 from pyrovae.recover.filling import Given
 from pyrovae.recover.gaps import Completed
 
@@ -95,7 +95,8 @@ class Imputation:
     def __repr__(self) -> str:
         entries = sum(len(one.where) for one in self._imputed.values())
         rows = int((~torch.isnan(self.ess)).sum())
-        return f"Imputation({self.num_samples} draws of {entries} missing entries in {rows} of {len(self.ess)} rows)"
+        missing = counted(entries, "missing entry", "missing entries")
+        return f"Imputation({self.num_samples} draws of {missing} in {rows} of {len(self.ess)} rows)"
 
     def _repr_html_(self) -> str:
         ess = self.ess[~torch.isnan(self.ess)]

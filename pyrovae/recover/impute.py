@@ -18,7 +18,7 @@ from pyrovae.batching.transformed import in_evaluation
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.resampling import resampled
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, counted
 from pyrovae.fitted.diverged import cure_of_few_draws
 from pyrovae.fitted.fitted import Fit, FittedGroup, seeded
 from pyrovae.fitted.runs import global_draw, global_sites, particles_at_once
@@ -134,7 +134,8 @@ def warn_of_few(fitted: Fit, ess: Tensor, num_samples: int, proposal: str, stack
         cure = "raise num_particles" if proposal != "guide" else 'raise num_particles, or take proposal="refined"'
         cure = cure_of_few_draws(fitted, cure)
         warnings.warn(
-            f"In {int(poor.sum())} rows fewer than {enough:g} draws of the proposal count ({ess[poor].min().item():.1f} in the "
+            f"In {counted(int(poor.sum()), 'row')} fewer than {enough:g} draws of the proposal count "
+            f"({ess[poor].min().item():.1f} in the "
             f"worst of them, by the effective sample size), so that what is drawn there may be too alike: {cure}.",
             stacklevel=stacklevel,
         )

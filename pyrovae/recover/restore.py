@@ -20,11 +20,11 @@ from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.resampling import in_a_run, resampled
 from pyrovae.distributions import ObservedOnly
-from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.errors import DataError, OptionError, PairError, counted
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import global_draw, global_sites, particles_at_once
 from pyrovae.pair.arrays import as_tensor
-from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.batch import Batch, names_of, num_rows, take_rows
 from pyrovae.pair.handlers import FixDraws, SetValues, with_particles
 from pyrovae.pair.layout import Layout, Site, describe
 from pyrovae.pair.parameters import fork_rng
@@ -74,7 +74,7 @@ class Restoration:
     exact: bool
 
     def __repr__(self) -> str:
-        return f"Restoration({len(self.draws)} draws of {len(self.mean)} rows)"
+        return f"Restoration({len(self.draws)} draws of {counted(len(self.mean), 'row')})"
 
 
 @halving
@@ -172,6 +172,10 @@ def _seen_rows(fitted: Fit, seen: Any, site: Site) -> tuple[Tensor, dict[str, An
         raise DataError(f"Pass what was seen under the name of the argument, {argument!r}; got {sorted(given)}.")
     dtype = fitted.arguments[argument][1]
     dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
+    if len(names_of(given[argument]) or ()) == len(
+        fitted.columns.get(argument, ())
+    ):  # else a corruption of other columns
+        fitted.check_columns({argument: given[argument]})
     rows = as_tensor(argument, given.pop(argument), dtype).to(fitted.device, dtype)
     return rows, given
 

@@ -20,7 +20,7 @@ from pyrovae._arguments import as_number, as_widths, index_of, told
 from pyrovae._lazily import Lazily
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.data.scaling import Standardize
-from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.errors import DataError, OptionError, PairError, counted
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.common import common_draws
 from pyrovae.pair.parameters import every_module, fork_rng, seed_torch
@@ -119,7 +119,8 @@ class VAEEstimator(BaseEstimator):
             size = min(size, num_rows - math.ceil(share * num_rows))
             if size < 1:
                 raise OptionError(
-                    f"validation_fraction={share:g} leaves none of {num_rows} rows to learn from. A tenth, 0.1, is usual."
+                    f"validation_fraction={share:g} leaves none of {counted(num_rows, 'row')} to learn from. A tenth, "
+                    "0.1, is usual."
                 )
         rate = self._rate(*rows[0].shape)
         options = {"batch_size": size, "schedule": schedules.one_cycle(rate)} | options

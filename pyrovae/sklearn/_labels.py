@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.classification import classify
 from pyrovae.criticism.ensembles import LabelEnsemble, Weights
-from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.errors import DataError, OptionError, PairError, counted
 from pyrovae.fitted.fitted import Fit
 from pyrovae.models import SSVAE
 from pyrovae.nets.dropout import dropping
@@ -216,7 +216,8 @@ def _labels(estimator: Any, y: Any, rows: Any) -> Array:
     gaps = sum(_is_gap(label) for label in labels.tolist())
     if gaps:
         raise DataError(
-            f"Input y contains NaN, None or empty texts in {gaps} rows. If these are unlabelled, write -1, also among "
+            f"Input y contains NaN, None or empty texts in {counted(gaps, 'row')}. If these are unlabelled, write -1, "
+            "also among "
             "texts, as by y.fillna(-1) of a Series of numbers or y.fillna('-1') of one of texts."
         )
     return labels if any(isinstance(label, str) for label in labels.tolist()) else _of_one_type(labels)

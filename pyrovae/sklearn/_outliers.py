@@ -12,6 +12,7 @@ from sklearn.base import OutlierMixin
 from torch import Tensor
 
 from pyrovae.criticism.importance import silently
+from pyrovae.errors import counted
 from pyrovae.sklearn import _graphs
 from pyrovae.sklearn._base import DRAW_SEED, Array, check_options, is_auto, seed_of
 from pyrovae.sklearn._density import Scored
@@ -178,7 +179,8 @@ def lowest(scores: Array, rate: float) -> float:
     if k < 1:
         warnings.warn(
             f"false_alarm_rate={rate:g} asks for more rows than the {n} that were held out: the lowest score of {n} is a "
-            f"threshold that calls one ordinary row in {n + 1} on average. It would take {math.ceil(1 / rate) - 1} rows.",
+            f"threshold that calls one ordinary row in {n + 1} on average. It would take "
+            f"{counted(math.ceil(1 / rate) - 1, 'row')}.",
             stacklevel=3,
         )
     return float(np.maximum(np.sort(scores)[max(k, 1) - 1], LOWEST))

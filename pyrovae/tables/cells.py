@@ -21,6 +21,7 @@ STRANGE = 0.05  # the share of cells that may be no numbers in a column of numbe
 GAPS = frozenset(
     [
         *("", "?", "-", "--", ".", "na", "n/a", "n.a.", "nan", "null", "none", "<na>", "missing", "#n/a", "nil"),
+        *("\\n", "(null)", "<null>", "[null]"),  # of databases, which write \\N
         *("#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"),  # of spreadsheets, where there is no result
     ]
 )
@@ -29,10 +30,10 @@ _MONTH = (
     "(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t|tember)?|oct(?:ober)?|nov(?:ember)?"
     "|dec(?:ember)?)"
 )
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NAMED = re.compile(
-    rf"(?:(\d{{1,2}})([ -]){_MONTH}\2(\d{{4}}|\d{{2}})|{_MONTH} (\d{{1,2}}),? (\d{{4}}))", re.IGNORECASE
-)  # 14 Mar 2024, 14-Mar-24, March 14, 2024
+    rf"(?:(\d{{1,2}})([ -]?){_MONTH}\2(\d{{4}}|\d{{2}})|{_MONTH} (\d{{1,2}}),? (\d{{4}}))", re.IGNORECASE
+)  # 14 Mar 2024, 14-Mar-24, 14MAR2024, March 14, 2024
 _YEAR_LAST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})[-/.](\d{4}|\d{2})([T ]\d{1,2}:\d{2}.*)?")
 
 
@@ -96,9 +97,9 @@ def as_numbers(cells: pd.Series, known: Style | None = None) -> tuple[Array, lis
     return numbers_of(cells.tolist(), known)
 
 
-def numbers_of(cells: list[Any], known: Style | None = None) -> tuple[Array, list[Any]]:
-    """The same for cells that are texts, or anything else."""
-    style = style_of((cell for cell in cells if not is_gap(cell)), known)
+def numbers_of(cells: list[Any], known: Style | None = None, unit: str = "") -> tuple[Array, list[Any]]:
+    """The same for cells that are texts, or anything else, and may have a unit behind."""
+    style = style_of((cell for cell in cells if not is_gap(cell)), known, unit)
     numbers = each(cells, lambda cell: math.nan if is_gap(cell) else _number(cell, style))
     strange = [cell for cell, number in zip(cells, numbers) if number is None]
     return np.array(numbers, dtype=np.float64), strange  # where None becomes NaN
@@ -197,7 +198,7 @@ def _named_form(named: Sequence[re.Match[str]]) -> tuple[str, str]:
     first = named[0]
     month = "%B" if any(len(match[3] or match[5]) > 3 for match in named) else "%b"
     year = "%Y" if first[0][-4:].isdigit() else "%y"
-    form = first[2].join(("%d", month, year)) if first[2] else f"{month} %d{',' * (',' in first[0])} {year}"
+    form = first[2].join(("%d", month, year)) if first[1] else f"{month} %d{',' * (',' in first[0])} {year}"
     return form, f"{first[0]!r} is read as {_year_first(first[0], '')}"
 
 
@@ -205,7 +206,7 @@ def _year_first(text: str, form: str) -> str | None:
     """A date that ends in the year as one that begins with it, None where it is none; any other text as it is."""
     if (match := _NAMED.fullmatch(text)) is not None:
         day, month, written = match[1] or match[6], match[3] or match[5], match[4] or match[7]
-        return _iso(int(written), len(written), _MONTHS.index(month[:3].lower()) + 1, day)
+        return _iso(int(written), len(written), MONTHS.index(month[:3].lower()) + 1, day)
     match = _YEAR_LAST.fullmatch(text) if form else None
     if match is None:
         return text

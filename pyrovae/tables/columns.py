@@ -11,8 +11,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pyrovae.errors import DataError, shortened
+from pyrovae.errors import DataError, counted, shortened
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, each, is_gap
+from pyrovae.tables.clocks import (
+    PERIOD_FORMS,
+    as_periods,
+    as_seconds,
+    is_clock_form,
+    periods_of,
+    time_of,
+    write_clock,
+)
 from pyrovae.tables.numerals import is_form, style_in
 
 Array = NDArray[Any]
@@ -21,14 +30,17 @@ KINDS = {
     "real": "a number",
     "positive": "a number above 0, or 0, modelled on a log scale",
     "count": "a whole number from 0 on",
-    "proportion": "a number from 0 to 1",
+    "proportion": "a number between two bounds, such as a share from 0 to 1, or to 100 %",
     "date": "a day, counted from 1970-01-01",
+    "time": "a time of day, or a duration, in seconds",
+    "period": "a month, a quarter or another period, counted from 1970",
     "binary": "one of two values",
     "categorical": "one of several values without an order",
     "ordinal": "one of several values in an order",
     "none": "left out",
 }
-NUMBERS = ("real", "positive", "count", "proportion", "date")
+MOMENTS = ("date", "time", "period")
+NUMBERS = ("real", "positive", "count", "proportion", *MOMENTS)
 CLASSES = ("binary", "categorical", "ordinal")
 
 
@@ -38,9 +50,10 @@ class Column:
 
     Args:
         name: Its name.
-        kind: What it is: "real", "positive" (on a log scale), "count", "proportion", "date", "binary", "categorical",
-            "ordinal", or "none" for a column that is left out.
-        dtype: The dtype that pandas had read it as, which `Schema.decode` gives back.
+        kind: What it is: "real", "positive" (on a log scale), "count", "proportion", "date", "time" (of day, or a
+            duration), "period" (a month, a quarter), "binary", "categorical", "ordinal", or "none" for a column that is left
+            out.
+        dtype: The dtype that pandas had read it as, which `Schema.decode` gives back; "time" for times of Python.
         categories: The values of a binary, categorical or ordinal column, in the order of their codes 0, 1, ...
         step: What numbers are recorded to, such as 0.1 for one decimal; 0 if they are exact.
         offset: What is added to numbers before their logarithm is taken; None for a linear scale.
@@ -48,8 +61,9 @@ class Column:
         high: The largest number that can occur; None if there is no bound.
         decimals: How many decimals numbers are written with; None if with all that they have.
         format: How dates are written as text, such as "%d.%m.%Y" for 31.12.2024, as in `strftime`; "" for 2024-12-31. Dates
-            that begin with the year are read whatever it is. Of numbers, how 1234.5 would be written, such as "1.234,5 €"; by
-            it are read those that say either of two numbers, such as 1.234, unless other cells of a table decide it.
+            that begin with the year are read whatever it is. Of times "%H:%M" or "%H:%M:%S", of months "%Y-%m". Of numbers, how
+            1234.5 would be written, such as "1.234,5 €" or "1234.5 kg"; by it are read those that say either of two numbers,
+            such as 1.234, unless other cells of a table decide it.
         why: Why the column is left out, or what else was noticed.
 
     Raises:
@@ -84,10 +98,15 @@ class Column:
             raise DataError(f"Column {self.name!r}: binary needs two categories, got {list(self.categories)}.")
         if self.decimals is not None and (isinstance(self.decimals, bool) or not isinstance(self.decimals, int)):
             raise DataError(f"Column {self.name!r}: decimals is a whole number, got {self.decimals!r}.")
-        if self.format and not (_is_date_format if self.kind == "date" else is_form)(self.format):
+        if self.format and not FORMATS.get(self.kind, is_form)(self.format):
             raise DataError(
                 f"Column {self.name!r}: format is for dates, with %d, %m and %Y (or %y), such as '%d.%m.%Y' for 31.12.2024, "
-                f"or for numbers, how 1234.5 is written, such as '$1,234.5', got {self.format!r} for {self.kind}."
+                "for times, '%H:%M' or '%H:%M:%S', for months and quarters, '%Y-%m' or '%YQ%q', or for numbers, how 1234.5 is "
+                f"written, such as '$1,234.5', got {self.format!r} for {self.kind}."
+            )
+        if self.kind == "period" and not self.dtype.startswith("period["):
+            raise DataError(
+                f"Column {self.name!r}: a period needs a dtype, such as period[M] for months, got {self.dtype!r}."
             )
         bounds = [value for value in (self.low, self.high, self.offset) if value is not None]
         if not all(isinstance(v, int | float) and math.isfinite(v) for v in (self.step, *bounds)) or self.step < 0:
@@ -98,6 +117,11 @@ class Column:
     @property
     def is_number(self) -> bool:
         return self.kind in NUMBERS
+
+    @property
+    def is_moment(self) -> bool:
+        """Whether it is a date, a time or a period: numbers that nobody writes as such."""
+        return self.kind in MOMENTS
 
     @property
     def is_class(self) -> bool:
@@ -118,11 +142,15 @@ class Column:
             return self._class_codes(cells, before)[:2]
         if self.kind == "date":
             return as_days(cells, self.format)
+        if self.kind == "time":
+            return as_seconds(cells, self.format)
+        if self.kind == "period":
+            return as_periods(cells, self.dtype, self.format)
         values, strange = as_numbers(cells, style_in(self.format))
         beyond = np.isinf(values)
         if beyond.any() and not infinite:
             raise DataError(
-                f"Column {self.name!r} has {int(beyond.sum())} infinite values. Make them missing, or drop the rows."
+                f"Column {self.name!r} has {counted(int(beyond.sum()), 'infinite value')}. Make them missing, or drop the rows."
             )
         return values, strange
 
@@ -160,14 +188,35 @@ class Column:
             days = np.round(codes / self.step) * self.step if self.step else codes  # of means, which lie between them
             days = pd.to_timedelta(np.round(days * 86400), unit="s")
             return pd.Series(pd.Timestamp("1970-01-01") + days)
+        elif self.kind == "period":
+            return periods_of(codes, self.dtype, self.format)
+        elif self.kind == "time":
+            return self._times(codes)
         else:
             cells = pd.Series(codes if self.decimals is None else np.round(codes, self.decimals))
         answers = self.kind == "ordinal" and all(isinstance(category, str) for category in self.categories)
         dtype = "category" if answers else self.dtype  # which texts cannot have an order without
         return _as_dtype(cells, dtype, self.categories, ordered=self.kind == "ordinal")
 
+    def _times(self, seconds: Array) -> pd.Series:
+        """Times as texts in their form, or as those of pandas or of Python."""
+        unit = 10.0 ** -(self.decimals or 0)  # of means, which lie between them
+        seconds = np.round(seconds / unit) * unit
+        if self.format:
+            texts = [None if math.isnan(one) else write_clock(one, self.format, self.decimals) for one in seconds]
+            return pd.Series(texts, dtype=object)
+        if self.dtype == "time":
+            return pd.Series([None if math.isnan(one) else time_of(one) for one in seconds], dtype=object)
+        return _as_dtype(pd.Series(pd.to_timedelta(seconds, unit="s")), self.dtype)
+
     def written(self, cells: pd.Series) -> pd.Series:
-        """Dates that `values` gave as text, as they are written in a file; cells of any other kind as they are."""
+        """Dates, times and periods that `values` gave as texts, as they are written in a file; other cells as they are."""
+        if self.kind == "time":
+            seconds = as_seconds(cells, self.format)[0]
+            texts = [None if math.isnan(one) else write_clock(one, self.format, self.decimals) for one in seconds]
+            return pd.Series(texts, index=cells.index, dtype=object)
+        if self.kind == "period":
+            return cells.map(str, na_action="ignore").astype(object)
         if self.kind != "date":
             return cells
         form = self.format or ("%Y-%m-%d" if self.step >= 1 else "%Y-%m-%d %H:%M:%S")
@@ -210,8 +259,8 @@ class Column:
         elif self.is_class:
             between = " < " if self.kind == "ordinal" else ", "
             shown = between.join(map(str, self.categories[:6])) + (f"{between}..." if len(self.categories) > 6 else "")
-            parts.append(shown if self.kind == "ordinal" else f"{len(self.categories)} values: {shown}")
-        if self.is_number and self.kind != "date":
+            parts.append(shown if self.kind == "ordinal" else f"{counted(len(self.categories), 'value')}: {shown}")
+        if self.is_number and not self.is_moment:
             if self.offset is not None and self.kind != "positive":
                 parts.append("on a log scale")
             if self.step and self.kind != "count":
@@ -220,7 +269,7 @@ class Column:
                 f"from {self.low:g}" if self.low is not None else "",
                 f"to {self.high:g}" if self.high is not None else "",
             ]
-            if any(bounds) and self.kind not in ("count", "proportion"):
+            if any(bounds) and self.kind != "count" and (self.kind, self.high) != ("proportion", 1.0):
                 parts.append(" ".join(filter(None, bounds)))
         return ", ".join(parts) + (f" ({self.why})" if self.why else "")
 
@@ -228,9 +277,16 @@ class Column:
         return f"Column({self.name}: {self})"
 
 
+def _is_period_form(form: Any) -> bool:
+    return form in PERIOD_FORMS
+
+
 def _is_date_format(form: Any) -> bool:
     kinds = (("%d",), ("%m", "%b", "%B"), ("%Y", "%y"))
     return isinstance(form, str) and all(any(part in form for part in kind) for kind in kinds)
+
+
+FORMATS = {"date": _is_date_format, "time": is_clock_form, "period": _is_period_form}
 
 
 def _as_dtype(cells: pd.Series, dtype: str, categories: Sequence[Any] = (), *, ordered: bool = False) -> pd.Series:

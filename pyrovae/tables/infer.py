@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,23 +14,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, counted
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, date_form, each, numbers_of, says_none
+from pyrovae.tables.clocks import DAY, as_periods, as_seconds, clock_form, period_form
 from pyrovae.tables.columns import Column
-from pyrovae.tables.numerals import form_of, units_of
+from pyrovae.tables.numerals import form_of, units_of, word_units
 from pyrovae.tables.schema import Schema
 
 Array = NDArray[Any]
 
 MOST_LEVELS, ROWS_A_LEVEL = 20, 10  # numbers with so few values, each in so many rows on average, are classes
 MOST_CATEGORIES = 100
+LOOKED_AT = 200  # cells of a column, by which it may be a kind or not
+MOST_UNITS = 5  # of a column; more are other words behind numbers
 ENOUGH_ROWS = 20  # from which on a column of whole numbers that are all different is no accident
 EXACT = 2e-3  # of the standard deviation: numbers recorded to less are exact, unless many are equal
 ID_NAME = re.compile(
-    r"(^|[\s_.-])(ids?|uuid|guid)$|^(index|row)$|[\s_.-](index|row|key|no|nr|num|number)$", re.IGNORECASE
+    r"(^|[\s_.-])(ids?|uuid|guid)$|^(index|row|unnamed: 0)$|[\s_.-](index|row|key|no|nr|num|number)$", re.IGNORECASE
 )
+SINCE = (946_684_800, 2_208_988_800)  # seconds, the years from 2000 to 2039
 NOTHING = "no cell has a value"
 PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+PER_CENT = re.compile(r"%|(^|[^a-z])(per ?cent(age)?|pct)([^a-z]|$)", re.IGNORECASE)  # in a name
 ID_CAMEL = re.compile(r"[a-z](ID|Id)$")
 
 
@@ -124,17 +130,22 @@ def _column(name: str, cells: pd.Series) -> Column:
         return Column(name, "binary", dtype, categories=(False, True))
     if pd.api.types.is_datetime64_any_dtype(cells):
         return Column(name, "date", dtype, step=_date_step(as_days(cells)[0]))
-    if pd.api.types.is_timedelta64_dtype(cells):
-        return Column(name, "none", dtype, why="durations; write them as numbers, such as days")
-    values, strange = numbers_of(known)
-    nearly = f"numbers, but for {len(strange)} of {len(known)} cells" if 2 * len(strange) < len(known) else ""
-    nearly += f" such as {strange[0]!r}: leave such cells empty, or make them numbers" if nearly and strange else ""
+    for found in (_clocks(name, cells, known, texts), _periods(name, cells, known, texts)):
+        if found is not None:
+            return found
+    unit, nearly = _unit(known)
+    values, strange = numbers_of(known, unit=unit)
+    if not nearly and 2 * len(strange) < len(known):
+        nearly = f"numbers, but for {len(strange)} of {len(known)} cells"
+        nearly += f" such as {strange[0]!r}: leave such cells empty, or make them numbers" if strange else ""
     if len(strange) <= STRANGE * len(known):
-        why = f"{len(strange)} cells such as {strange[0]!r} count as missing" if strange else _marks(known, values)
+        if unit and (levels := _levels(name, dtype, values, texts)) is not None:
+            return levels
+        why = _missing(strange) if strange else _marks(known, values)
         if len(units := units_of(known)) > 1:
             why = "; ".join(filter(None, (why, f"{', '.join(units[:5])} are taken for one unit")))
-        made = _numbers(name, dtype, values[~np.isnan(values)], len(cells), why)
-        return made if made.kind == "none" else replace(made, format=form_of(known) or "")
+        made = _numbers(name, dtype, values[~np.isnan(values)], len(cells), why, per_cent=units == ["%"])
+        return made if made.kind == "none" else replace(made, format=form_of(known, unit=unit) or "")
     moments = pd.Series(known, dtype=object)
     days, strange = as_days(moments)
     if len(strange) <= STRANGE * len(known):
@@ -143,9 +154,101 @@ def _column(name: str, cells: pd.Series) -> Column:
             return Column(name, "none", dtype, why=why)
         days, strange = as_days(moments, form)
         if strange:
-            why = "; ".join(filter(None, (why, f"{len(strange)} cells such as {str(strange[0])!r} count as missing")))
+            why = "; ".join(filter(None, (why, _missing(strange))))
         return Column(name, "date", "datetime64[ns]", step=_date_step(days), format=form, why=why)
     return _texts(name, dtype, known, texts, nearly)
+
+
+def _few_of_the_first(known: Sequence[Any], strange: Callable[[pd.Series], Sequence[Any]]) -> bool:
+    """Whether most of the first cells are no values of a kind, of which the others then need not be looked at."""
+    some = pd.Series(known[:LOOKED_AT], dtype=object)
+    return 2 * len(strange(some)) > len(some)
+
+
+def _clocks(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[str]) -> Column | None:
+    """A column of times of day, or of durations; None where it is none."""
+    lasting = pd.api.types.is_timedelta64_dtype(cells)
+    if not lasting and _few_of_the_first(known, lambda some: as_seconds(some)[1]):
+        return None
+    form = clock_form(known)
+    seconds, strange = as_seconds(pd.Series(known, dtype=cells.dtype if lasting else object), form)
+    values = seconds[~np.isnan(seconds)]
+    if len(strange) > STRANGE * len(known) or not len(values):
+        return None
+    if (levels := _levels(name, str(cells.dtype), seconds, texts)) is not None:
+        return levels
+    dtype = str(cells.dtype) if form or lasting else "time"
+    short = {"%H:%M": "hours and minutes", "%M:%S": "minutes and seconds"}
+    parts = short.get(form.replace("-", ""), "")  # which nothing else says
+    said = f"{known[0]!r} is read as {parts}" if parts else ""
+    why = "; ".join(filter(None, (said, _missing(strange) if strange else "")))
+    made = _numbers(name, dtype, values, len(cells), why, classes=False)
+    if made.kind == "none":
+        return made
+    always = dtype == "time" or "I" in form  # a time of day, whatever its values
+    offset, low, high, step = None if always else made.offset, made.low, None, made.step
+    recorded = next((unit for unit in (60.0, 1.0) if not (values % unit).any()), 0.0)
+    step = max(step, recorded) if step else 0.0
+    if offset is None and values.min() >= 0:  # a bound has a probability only where numbers are rounded
+        step, low = step or recorded or _small_step(values), 0.0
+        if (always or form.startswith("%H")) and values.max() < DAY:
+            high = DAY - step
+    return replace(made, kind="time", dtype=dtype, offset=offset, low=low, high=high, step=step, format=form)
+
+
+def _periods(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[str]) -> Column | None:
+    """A column of months, quarters or others; None where it is none."""
+    form, dtype = "", str(cells.dtype)
+    if not isinstance(cells.dtype, pd.PeriodDtype):
+        form, freq = period_form(known[:LOOKED_AT])
+        if not form:
+            return None
+        dtype = f"period[{freq}]"
+    numbers, strange = as_periods(pd.Series(known, dtype=object), dtype, form)
+    if len(strange) > STRANGE * len(known):
+        return None
+    if (levels := _levels(name, str(cells.dtype), numbers, texts)) is not None:
+        return levels
+    return Column(name, "period", dtype, step=1.0, format=form, why=_missing(strange) if strange else "")
+
+
+def _levels(name: str, dtype: str, values: Array, texts: Sequence[str]) -> Column | None:
+    """Texts of few values as classes in the order of what they say, such as 5 mg < 10 mg; None where there are more.
+
+    Args:
+        name: Of the column.
+        dtype: Of the column.
+        values: What the cells say, NaN where nothing.
+        texts: The cells, which stay what they are.
+    """
+    known = sorted({(value, text) for value, text in zip(values.tolist(), texts) if not math.isnan(value)})
+    num = len(known)
+    if num < 2 or num != len({value for value, _ in known}) or num < len(set(texts)):
+        return None
+    if num > 2 and (num > MOST_LEVELS or len(values) < ROWS_A_LEVEL * num):
+        return None
+    return Column(name, "binary" if num == 2 else "ordinal", dtype, categories=tuple(text for _, text in known))
+
+
+def _unit(known: Sequence[Any]) -> tuple[str, str]:
+    """The unit behind most numbers of a column, and, where there are several, what to say of it."""
+    some = known[:LOOKED_AT]
+    if 4 * word_units(some).total() <= len(some):
+        return "", ""
+    units = word_units(known)
+    if 2 * units.total() <= len(known):
+        return "", ""
+    (unit, number), *others = units.most_common()
+    if number >= (1 - STRANGE) * units.total():
+        return unit, ""
+    several = len(units) <= MOST_UNITS and others[0][1] > 1  # and not words that follow numbers, such as streets
+    return "", f"numbers with several units, {unit} and {others[0][0]}: give all cells one" if several else ""
+
+
+def _missing(strange: Sequence[Any]) -> str:
+    """What to say of a few cells that are no values of their column."""
+    such = f"such as {str(strange[0])!r}"
+    return counted(len(strange), f"cell {such} counts", f"cells {such} count") + " as missing"
 
 
 def _are_words(known: Sequence[Any]) -> bool:
@@ -176,11 +279,18 @@ def _texts(name: str, dtype: str, known: Sequence[Any], texts: Sequence[str], ne
     num, rows = len(set(texts)), len(texts)
     if num > MOST_CATEGORIES or num > max(2, rows / 2):
         is_id = num == rows and (bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name)))
-        what = "it names the rows" if is_id else nearly or f"texts, {num} different ones in {rows} rows"
+        what = "it names the rows" if is_id else nearly or f"texts, {num} different ones in {counted(rows, 'row')}"
         return Column(name, "none", dtype, why=what)
+    of_numbers = f"; {nearly}" if nearly and num > MOST_LEVELS else ""
     first = dict(zip(reversed(texts), reversed(known)))
     categories = tuple(_plain(first[text]) for text in sorted(first, key=_in_order))
-    return Column(name, "binary" if num == 2 else "categorical", dtype, categories=categories, why=_spellings(first))
+    return Column(
+        name,
+        "binary" if num == 2 else "categorical",
+        dtype,
+        categories=categories,
+        why=(_spellings(first) + of_numbers).removeprefix("; "),
+    )
 
 
 def _spellings(texts: Iterable[str]) -> str:
@@ -204,7 +314,11 @@ def _mark(values: Array, different: Array) -> str:
 
 
 def _days(different: Array) -> str:
-    """What to say of whole numbers that all are days, such as 20240131, which are no even scale."""
+    """What to say of whole numbers that all are days, such as 20240131, which are no even scale, or seconds since 1970."""
+    for unit, said in ((1, "seconds"), (1000, "milliseconds")):
+        if SINCE[0] * unit <= different[0] and different[-1] < SINCE[1] * unit:
+            written = np.datetime64(int(different[0]) // unit, "s").item()
+            return f"{said} since 1970? {different[0]:.0f} would be read as a moment if it were written {written}"
     year, rest = np.divmod(different, 10_000)
     month, day = np.divmod(rest, 100)
     if not ((year >= 1900) & (year <= 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all():
@@ -226,8 +340,20 @@ def _in_order(text: str) -> tuple[float, str]:
         return np.inf, text
 
 
-def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Column:
-    """A column of numbers, whose known values are given."""
+def _numbers(
+    name: str, dtype: str, values: Array, rows: int, why: str, *, per_cent: bool = False, classes: bool = True
+) -> Column:
+    """A column of numbers, whose known values are given.
+
+    Args:
+        name: Of the column.
+        dtype: Of the column.
+        values: Its values, without those that are missing.
+        rows: How many rows there are.
+        why: What is to be said of it.
+        per_cent: Whether they are written with a sign of per cent, which the name may say, too.
+        classes: Whether few different ones are classes, and ones that all differ may name the rows.
+    """
     different = np.unique(values)
     num = len(different)
     whole = bool((different == np.floor(different)).all())
@@ -235,23 +361,24 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
         return Column(name, "none", dtype, why=f"every row has the value {different[0]:g}")
     why = "; ".join(filter(None, (why, _mark(values, different))))
     named = bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name))
-    if whole and num == len(values) == rows >= ENOUGH_ROWS and named:
+    if not _is_numeric(dtype) and classes:  # texts with marks
+        dtype = "int64" if whole else "float64"
+    if classes and whole and num == len(values) == rows >= ENOUGH_ROWS and named:
         return Column(name, "none", dtype, why="it names the rows")
-    if num == 2 or (num <= MOST_LEVELS and len(values) >= ROWS_A_LEVEL * num):
+    if classes and (num == 2 or (num <= MOST_LEVELS and len(values) >= ROWS_A_LEVEL * num)):
         categories = tuple(int(v) if whole else float(v) for v in different)
         return Column(name, "binary" if num == 2 else "ordinal", dtype, categories=categories, why=why)
-    if whole:
+    if whole and classes:
         all_differ = num == len(values) == rows >= ENOUGH_ROWS
         noted = _days(different) or ("all different: leave it out if it names the rows" if all_differ else "")
+        noted = noted or ("its name is one of an id: leave it out if its numbers are no amounts" if named else "")
         why = "; ".join(filter(None, (why, noted)))
     decimals = _decimals(different)
     step = _step(values, different, decimals)
-    if not _is_numeric(dtype):  # texts with marks
-        dtype = "int64" if whole else "float64"
     smallest, largest = float(different[0]), float(different[-1])
     zeros, ones = float((values == 0).mean()), float((values == 1).mean())
     offset, low, high = None, None, None
-    kind = "count" if whole and smallest >= 0 else "real"
+    kind = "count" if whole and smallest >= 0 and classes else "real"
     if kind == "count" or (smallest == 0 and zeros > 0.01):
         low = 0.0
     if smallest >= 0 and largest == 1 and ones > 0.01 and not whole:
@@ -261,9 +388,10 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
         kind = kind if kind == "count" else "positive"
         # on a log scale, what is below half a step is recorded as the smallest number that has a logarithm
         low = 0.0 if smallest == 0 or kind == "count" else step or None
+    if classes and (per_cent or PER_CENT.search(name)) and smallest >= 0 and 1 < largest <= 100:
+        kind, low, high = ("proportion", 0.0, 100.0) if offset is None else (kind, low, 100.0)
     if (low is not None or high is not None) and not step:  # a bound has a probability only where numbers are rounded
-        spread = float(values.std())  # infinite beyond 1e154
-        step = 10.0 ** np.floor(np.log10(1e-3 * spread)) if 0 < spread < np.inf else 0.0
+        step = _small_step(values)
     return Column(name, kind, dtype, step=float(step), offset=offset, low=low, high=high, decimals=decimals, why=why)
 
 
@@ -289,6 +417,12 @@ def _step(values: Array, different: Array, decimals: int | None) -> float:
     multiples = np.rint(different * 10.0**decimals).astype(np.int64)
     step = float(np.gcd.reduce(multiples)) / 10.0**decimals
     return 0.0 if len(different) > len(values) / 2 and step < EXACT * values.std() else step
+
+
+def _small_step(values: Array) -> float:
+    """A step that is small beside what the values span."""
+    spread = float(values.std())  # infinite beyond 1e154
+    return float(10.0 ** np.floor(np.log10(1e-3 * spread))) if 0 < spread < np.inf else 0.0
 
 
 def _is_skewed(values: Array, different: Array) -> bool:

@@ -22,14 +22,22 @@ _POINT_GROUPS = re.compile(rf"(\d{{1,3}}(,\d{{2,3}})+|\d{{1,3}}([{_GROUPS}]\d{{3
 _COMMA = re.compile(rf"(\d+|\d{{1,3}}(\.\d{{3}})+|\d{{1,3}}([{_GROUPS}]\d{{3}})+)(,\d+)?([eE][+-]?\d+)?|,\d+")
 _LAST_GROUP = re.compile(r",\d{3}(\.|$)")
 _DIGIT = re.compile(r"\d")
-_FORM = re.compile(r"(\D*)1(\D?)234([.,])5(\D*)")
+_FORM = re.compile(r"(\D*)1(\D?)234([.,])5((?:\D.*)?)")
+_LONGEST = 60  # characters of a number with its unit, such as kg, mg/dL and km²
+_PLACES = ("st", "nd", "rd", "th")  # behind the number of a place, and no units
+_LETTER = re.compile("[A-Za-z\u00b5\u03bc\u03a9\u00b0]")
+_WITH_UNIT = re.compile(
+    rf"([\d.,{_GROUPS}]*\d\.?(?:[eE][+-]?\d+)?)[\s\u00a0\u202f]?"
+    r"([A-Za-z\u00b5\u03bc\u03a9\u00b0][A-Za-z\u00b5\u03bc\u03a9\u00b0\u00b2\u00b3/\u00b7*^.\d-]{0,19}(?: [A-Za-z/]{1,10})?)"
+)
 
 
 class Style(NamedTuple):
-    """How the numbers of a column are written: whether with a decimal comma, and what is negative in brackets."""
+    """How the numbers of a column are written: with a decimal comma, what is negative in brackets, a unit behind."""
 
     comma: bool = False
     brackets: bool = False
+    unit: str = ""
 
 
 class _Parts(NamedTuple):
@@ -52,6 +60,9 @@ def _parts(cell: str) -> _Parts | None:
     inner, text = _sign(text[len(before) :]) if before else ("", text)
     found = _AFTER.search(text)
     digits = text[: found.start()].rstrip() if found else text
+    if not found and not before and len(text) <= _LONGEST and _LETTER.search(text) and not any(_reads(text)):
+        with_unit = _WITH_UNIT.fullmatch(text)
+        digits = with_unit[1] if with_unit else text
     if (sign and inner) or (brackets and (sign or inner)):
         return None
     return _Parts(sign or inner, before, digits, text[len(digits) :], brackets)
@@ -70,26 +81,46 @@ def _reads(digits: str) -> tuple[bool, bool]:
     return bool(_COMMA.fullmatch(digits)), bool(_POINT.fullmatch(digits) or groups)
 
 
-def style_of(cells: Iterable[Any], known: Style | None = None) -> Style:
+def unit_of(after: str) -> str:
+    """The unit behind a number, such as kg, as which kgs counts, too; "" for a currency and per cent."""
+    after = after.strip()
+    if not after or _AFTER.fullmatch(after):
+        return ""
+    return after.rstrip(".").removesuffix("s") or after
+
+
+def word_units(cells: Iterable[Any]) -> Counter[str]:
+    """The units that are behind numbers, currencies and per cent left out, and in how many cells each is."""
+    numbers = Counter(cell for cell in cells if isinstance(cell, str))
+    found: Counter[str] = Counter()
+    for text, number in numbers.items():
+        part = _parts(text)
+        unit = "" if part is None else unit_of(part.after)
+        if part is not None and unit and unit not in _PLACES and any(_reads(part.digits)):
+            found[unit] += number
+    return found
+
+
+def style_of(cells: Iterable[Any], known: Style | None = None, unit: str = "") -> Style:
     """How numbers are written, by all cells of a column.
 
     Where all of them can be read both ways, such as 1.234 and 1,234, it is as it is known to be, or else with a decimal point,
     unless all cells with a full stop are amounts of a currency, which have no three decimals. Brackets are a minus where
-    other cells have none.
+    other cells have none. A cell with a unit other than the `unit`, or the one that is known, is no number.
     """
-    cells = list(cells)
+    cells, unit = list(cells), unit or (known.unit if known else "")
     texts = {cell for cell in cells if isinstance(cell, str) and any(mark in cell for mark in ",.(")}
     found = [part for text in texts if (part := _parts(text)) is not None]
     reads = [_reads(part.digits) for part in found]
     comma, point = (sum(one[k] and not one[1 - k] for one in reads) for k in (0, 1))
     brackets = any(part.brackets for part in found) and any(not _in_brackets(cell) for cell in cells)
     if comma or point:
-        return Style(comma > point, brackets or bool(known and known.brackets))
+        return Style(comma > point, brackets or bool(known and known.brackets), unit)
     if known is not None:
-        return Style(known.comma, brackets or known.brackets)
+        return Style(known.comma, brackets or known.brackets, unit)
     stops = [part for part, both in zip(found, reads) if all(both) and "." in part.digits]
-    amounts = bool(stops) and all(part.before or part.after not in ("", "%") for part in stops)
-    return Style(amounts, brackets)
+    amounts = bool(stops) and all(part.before or part.after.strip() not in ("", "%") for part in stops)
+    return Style(amounts and not unit, brackets, unit)
 
 
 def _in_brackets(cell: Any) -> bool:
@@ -100,6 +131,8 @@ def number_of(cell: str, style: Style) -> float | None:
     """The finite number that a text says in a style, None if it says none; 1e999 is beyond all floating numbers."""
     part = _parts(cell)
     if part is None or (part.brackets and not style.brackets):
+        return None
+    if part.after and (unit := unit_of(part.after)) and unit != style.unit:
         return None
     comma, point = _reads(part.digits)
     if comma and style.comma:
@@ -112,10 +145,10 @@ def number_of(cell: str, style: Style) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def form_of(cells: Iterable[Any], known: Style | None = None) -> str | None:
+def form_of(cells: Iterable[Any], known: Style | None = None, unit: str = "") -> str | None:
     """How most of the numbers are written, told by how 1234.5 would be: "1.234,5 €"; "" for 1234.5; None without numbers."""
     texts = [cell for cell in cells if isinstance(cell, str)]
-    style = style_of(texts, known)
+    style = style_of(texts, known, unit)
     found = [part for text in set(texts) if number_of(text, style) is not None and (part := _parts(text)) is not None]
     if not found:
         return None
@@ -143,7 +176,7 @@ def is_form(form: Any) -> bool:
 def style_in(form: str) -> Style | None:
     """The style of a form, None for no form."""
     found = _FORM.fullmatch(form)
-    return None if found is None else Style(found[3] == ",")
+    return None if found is None else Style(found[3] == ",", unit=unit_of(found[4]))
 
 
 def write(number: float, form: str, decimals: int | None) -> str:

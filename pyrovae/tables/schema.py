@@ -19,7 +19,7 @@ from torch import Tensor
 from pyrovae import families
 from pyrovae._arguments import as_several, told
 from pyrovae._near import near_names
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, counted
 from pyrovae.tables.cells import STRANGE
 from pyrovae.tables.columns import Column
 from pyrovae.tables.plain_yaml import read_yaml
@@ -162,11 +162,12 @@ class Schema:
         """
         if rows.dim() != 2 or rows.shape[1] != len(self.modelled):
             raise DataError(
-                f"The schema has {len(self.modelled)} modelled columns, got rows of shape {tuple(rows.shape)}."
+                f"The schema has {counted(len(self.modelled), 'modelled column')}, got rows of shape {tuple(rows.shape)}."
             )
         if index is not None and len(index) != len(rows):
             raise DataError(
-                f"The index has {len(index)} entries, and there are {len(rows)} rows. Give that of their table."
+                f"The index has {counted(len(index), 'entry', 'entries')}, and there are {counted(len(rows), 'row')}. "
+                "Give that of their table."
             )
         values = rows.detach().cpu().double().numpy()
         found = {column.name: column.values(values[:, place]) for place, column in enumerate(self.modelled)}
@@ -174,9 +175,9 @@ class Schema:
         return decoded if index is None else decoded.set_axis(index, axis=0)
 
     def written(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A table that `decode` gave as it is written in a file: dates are texts in the form that their column had."""
+        """A table that `decode` gave as it is written in a file: dates and times are texts in the form of their column."""
         return table.assign(
-            **{c.name: c.written(table[c.name]) for c in self.columns if c.name in table and c.kind == "date"}
+            **{c.name: c.written(table[c.name]) for c in self.columns if c.name in table and c.is_moment}
         )
 
     def with_changes(self, names: str | Sequence[str], **changes: Any) -> Schema:
@@ -285,10 +286,10 @@ class Schema:
         """The schema as YAML, one entry for each column."""
         entries = {column.name: {k: v for k, v in column.to_json().items() if k != "name"} for column in self.columns}
         about = (
-            "# What each column is: real, positive (on a log scale), count, proportion, date, binary, categorical, ordinal,\n"
-            "# or none, which leaves it out. step: what numbers are recorded to, 0 if they are exact; offset: what is added\n"
-            "# before the logarithm; low, high: bounds; format: how dates are written, '%d.%m.%Y' for 31.12.2024, or numbers,\n"
-            "# '1.234,5 €' for 1234.5 €; categories: the values of a class, in order.\n"
+            "# What each column is: real, positive (on a log scale), count, proportion, date, time, period, binary,\n"
+            "# categorical, ordinal, or none, which leaves it out. step: what numbers are recorded to, 0 if they are exact;\n"
+            "# offset: what is added before the logarithm; low, high: bounds; format: how dates are written, '%d.%m.%Y' for\n"
+            "# 31.12.2024, times, '%H:%M', or numbers, '1.234,5 €' for 1234.5 €; categories: the values of a class, in order.\n"
         )
         return about + str(
             yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
@@ -311,8 +312,10 @@ class Schema:
         shown = self.columns if len(self.columns) <= MOST_SHOWN else self.columns[: MOST_SHOWN - 10]
         wide = max(len(column.name) for column in shown)
         lines = [f"  {column.name:<{wide}}  {column}" for column in shown]
-        lines += [f"  ... and {len(self.columns) - len(shown)} others"] if len(shown) < len(self.columns) else []
-        number = "1 column" if len(self.modelled) == 1 else f"{len(self.modelled)} columns"
+        lines += (
+            [f"  ... and {counted(len(self.columns) - len(shown), 'other')}"] if len(shown) < len(self.columns) else []
+        )
+        number = counted(len(self.modelled), "column")
         title = f"Schema of {number}{f', {out} left out' if out else ''}:"
         return "\n".join([title, *lines])
 
@@ -345,7 +348,7 @@ def _check_bounds(columns: Sequence[Column], rows: Any) -> None:
         beyond, bound = (below, column.low) if is_below else (above, column.high)
         row = int(np.flatnonzero(beyond[:, place])[0])
         raise DataError(
-            f"Column {column.name!r} ({column.kind}) has {int(beyond[:, place].sum())} values "
+            f"Column {column.name!r} ({column.kind}) has {counted(int(beyond[:, place].sum()), 'value')} "
             f"{'below' if is_below else 'above'} {bound:g}, the first {rows[row, place]:g} in row {row} (counted from 0). "
             "Correct them, leave them empty, or change the column's bounds."
         )

@@ -98,6 +98,8 @@ def _written(column: Column, value: float) -> str:
     """A value as a reader knows it: of a date the day."""
     if column.kind == "date" and abs(value) < MOST_DAYS:
         return str(np.datetime64("1970-01-01", "D") + np.timedelta64(round(value), "D"))
+    if column.is_moment and column.kind != "date":
+        return str(column.written(column.values(np.array([value])))[0])
     return f"{value:.4g}"
 
 

@@ -14,7 +14,7 @@ from pyrovae.batching.stream import Resident, Stream
 from pyrovae.batching.transformed import transformed
 from pyrovae.engine import ranks
 from pyrovae.errors import CheckpointError, DataError, OptionError
-from pyrovae.pair.batch import Batch, as_batch, cast, check_columns, columns_of, named_by
+from pyrovae.pair.batch import Batch, as_batch, cast, check_columns, check_names, columns_of, named_by
 from pyrovae.pair.casts import find_casts
 from pyrovae.pair.datasets import is_batches, is_streamed
 from pyrovae.pair.parameters import find_device
@@ -63,9 +63,7 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
     casts: dict[str, torch.dtype] = {}  # of rows with which the pair does not compute as they are
 
     named = {} if is_batches(data) or is_streamed(data) else columns_of(pair, data)
-    for argument, names in named_by(pair).items():
-        cure = f"the rows that its schema makes, schema.encode(table), or else table[pair.column_names[{argument!r}]]"
-        check_columns(argument, named.get(argument), names, "the pair", cure)
+    check_names(pair, data)
 
     def whole(rows: Any, name: str = "data") -> Batch:
         if is_batches(rows):

@@ -83,6 +83,7 @@ def swag(
             "without a posterior of weights."
         )
     fitted.check_weights()
+    fitted.check_columns(data)
     pair: Any = copy.deepcopy(fitted.pair)
     around = Bayesian(pair, posterior=Visited(rank=min(rank, epochs)), expose="*")
     visited = around.approximation

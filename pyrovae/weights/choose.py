@@ -11,7 +11,7 @@ from typing import Any
 from pyro.nn import PyroModule
 from torch import nn
 
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, counted
 from pyrovae.pair.parameters import every_module
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.reach import UNTOLD, modules_in, unwrapped
@@ -135,7 +135,11 @@ def _fitting(named: Mapping[str, nn.Parameter], wanted: Iterable[str], option: s
 
 def _listed(named: Iterable[str]) -> str:
     names = list(named)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} others" if len(names) > 8 else "") if names else "none"
+    return (
+        ", ".join(names[:8]) + (f" and {counted(len(names) - 8, 'other')}" if len(names) > 8 else "")
+        if names
+        else "none"
+    )
 
 
 def read_by(function: Any) -> set[int]:

@@ -109,3 +109,33 @@ def test_tables_that_do_not_fit(pyrovae: Command, fitted: Path) -> None:
     assert code == 2 and "daisy" in err
     code, _, err = pyrovae("impute", fitted, "holes.csv", "--draws", -1, "--out", "whole.csv")
     assert code == 2 and "--draws must be 0 or more" in err
+
+
+def test_an_export_keeps_its_header_and_the_forms_of_its_cells(pyrovae: Command) -> None:
+    """Names that occur twice, a column without a name, letters of Excel, times, units and per cent."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=200)
+    cells = {
+        "Maß": [f"{v:.1f} kg" for v in 70 + 9 * z],
+        "beginn": [f"{int(v) // 60:02}:{int(v) % 60:02}" for v in 600 + 60 * z],
+        "anteil": [f"{v:.0f} %" for v in 100 / (1 + np.exp(-2 - z))],
+        "ort": np.where(z > 0, "Köln", "Düren"),
+        "mal": np.round(z, 2),
+        "": np.round(z + 1, 2),
+    }
+    rows = pd.DataFrame(cells).astype(object)
+    rows.loc[::9, rows.columns] = rows.loc[::9, rows.columns].mask(rng.random((23, 6)) < 0.5, "")
+    rows.columns = ["mal", "beginn", "anteil", "ort", "mal", ""]
+    header = "mal;beginn;anteil;ort;mal;"
+    rows.to_csv("export.csv", index=False, sep=";", encoding="cp1252")
+    assert Path("export.csv").read_text("cp1252").splitlines()[0].replace('""', "") == header
+    code, _, err = pyrovae("fit", "export.csv", "--seed", 0, *QUICK, "--out", "run")
+    assert code == 0 and "are read as Windows-1252" in err and "mal (mal.1)" in err
+    for draws, first in ((0, "mal"), (2, "draw;mal")):
+        code, _, err = pyrovae("impute", "run", "export.csv", "--draws", draws, "--out", "whole.csv", "--force")
+        assert code == 0, err
+        lines = Path("whole.csv").read_bytes().decode("utf-8-sig").splitlines()
+        assert lines[0].replace('""', "") == first + header.removeprefix("mal")
+        assert Path("whole.csv").read_bytes().startswith(b"\xef\xbb\xbf")  # or Excel would take it for Windows-1252
+        shapes = r"-?[\d.]+ kg;\d\d:\d\d;(\d\d?|100) %;(Köln|Düren);-?[\d.]+;-?[\d.]+"
+        assert all(re.fullmatch((r"\d;" if draws else "") + shapes, line) for line in lines[1:]), lines

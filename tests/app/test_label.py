@@ -807,7 +807,7 @@ def test_the_ensemble_of_a_job_sees_images_as_such_and_other_labels_anew() -> No
 def test_the_ensemble_is_left_out_where_it_would_take_too_long() -> None:
     job = a_job(torch.zeros(1, 1).expand(2_000_000, 1), ["a", "b", *[""] * 1_999_998])
     ensemble = Ensemble(job, 5)
-    assert ensemble(job.labels.y) is None and "2000000 rows of 1 numbers and 2 classes" in ensemble.why_not
+    assert ensemble(job.labels.y) is None and "2000000 rows of 1 number and 2 classes" in ensemble.why_not
     # distances of few columns are sorted, too
     for rows, columns, wanted in ((200_000, 2, True), (60_000, 784, False), (60_000, 5, False), (10_000, 5_000, False)):
         job = a_job(torch.zeros(1, 1).expand(rows, columns), ["a", "b", *[""] * (rows - 2)])

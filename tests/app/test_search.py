@@ -215,8 +215,7 @@ def test_a_model_that_is_far_behind_is_left(pyrovae: Command, monkeypatch: pytes
     code, _, err = pyrovae("fit", table(13), *QUICK, "--out", "first")
     told = " ".join(err.split())
     assert (
-        code == 0
-        and "Left, since its validation ELBO is 1.0 nats per row lower after 1 epochs. Kept: the first" in told
+        code == 0 and "Left, since its validation ELBO is 1.0 nats per row lower after 1 epoch. Kept: the first" in told
     )
     found = json.loads(Path("first/run.json").read_text())
     assert found["info"]["options"]["latent"] == 13 and "log_likelihood" in found["info"]["results"]

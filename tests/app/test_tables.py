@@ -14,6 +14,7 @@ from support.command import Command
 import pyrovae as pv
 from pyrovae.app.cli.files import write_rows
 from pyrovae.app.comparisons import measure_of
+from pyrovae.app.jobs.impute import _as_texts
 from pyrovae.app.run import open_run
 
 
@@ -70,3 +71,18 @@ def test_counts_of_a_column_with_gaps_are_written_as_counts(
     rows: Any = SimpleNamespace(schema=schema, given=None, columns=None)
     write_rows(tmp_path / "t.csv", torch.tensor([[one, 0.5] for one in visits]), rows)
     assert pd.read_csv(tmp_path / "t.csv", dtype=str, keep_default_na=False)["visits"].tolist() == written
+
+
+def test_few_numbers_of_a_column_with_gaps_are_written_as_they_are(tmp_path: Path) -> None:
+    """9, and not 9.0, as its dtype would have it; and filled in with the sign that the others have."""
+    cells = pd.DataFrame(
+        {"score": [7, 8, 9] * 20 + [None], "off": ["5%", "10%", "25%"] * 20 + [None], "x": np.arange(61) * 0.1}
+    )
+    schema = pv.tables.infer(cells)
+    rows: Any = SimpleNamespace(schema=schema, given=None, columns=None)
+    write_rows(tmp_path / "t.csv", torch.tensor([[0.5, 2, 1], [0.1, 0, 2]]), rows)
+    written = pd.read_csv(tmp_path / "t.csv", dtype=str)
+    assert written[["score", "off"]].to_numpy().tolist() == [["9", "10"], ["7", "25"]]
+    decoded = schema.decode(torch.tensor([[0.5, 2.0, 1.0]]))
+    off = next(column for column in schema.columns if column.name == "off")
+    assert _as_texts(["5%", "25%"], decoded["off"].to_numpy(), ".", off) == ["10%"]

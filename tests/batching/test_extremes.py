@@ -133,7 +133,7 @@ def test_integers_that_a_density_would_round_are_named() -> None:
     pv.fit(Whole(), x, **QUICK)
     x[LATE, 1] = 2**24 + 1
     with pytest.raises(
-        pv.DataError, match=r"1 integers are rounded to float32.*16777217 in row 47, column 1.*pair.double"
+        pv.DataError, match=r"1 integer is rounded to float32.*16777217 in row 47, column 1.*pair.double"
     ):
         pv.fit(Whole(), x, **QUICK)
     pv.fit(Whole().double(), x, **QUICK)

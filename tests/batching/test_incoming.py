@@ -209,7 +209,7 @@ NAN[3, 2] = torch.nan
 
 BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], str]] = {
     "ends": (lambda: iter([X] * 3), {"steps": 5}, pv.DataError, r"ended after 3 batches.*can be started again"),
-    "passes of an iterator": (lambda: iter([X]), {"epochs": 2, "num_rows": 40}, pv.DataError, "ended after 1 batches"),
+    "passes of an iterator": (lambda: iter([X]), {"epochs": 2, "num_rows": 40}, pv.DataError, "ended after 1 batch"),
     "once": (Once, {"steps": 5}, pv.DataError, "no batch when it was started for pass 2. It can be read only once"),
     "nothing": (lambda: iter([]), {"steps": 5}, pv.DataError, "no batch"),
     "makes no batches": (lambda: lambda: 3, {"steps": 5}, pv.DataError, "must make an iterable of batches.*int"),

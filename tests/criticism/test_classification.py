@@ -437,7 +437,7 @@ def test_impossible_rows_and_options() -> None:
                 pyro.factor("even", torch.where(never, -torch.inf, 0.0))
 
     pair, x = Even(), torch.tensor([2.0, 3.0], dtype=torch.float64)
-    with pytest.raises(pv.NotFiniteError, match="1 rows have probability 0"):
+    with pytest.raises(pv.NotFiniteError, match="1 row has probability 0"):
         pv.classify(unfitted(pair, x[:1]), x, num_samples=50)
     found = pv.classify(unfitted(pair, x[:1]), x[:1], num_samples=50)
     assert found.joint[0, 0] == 0 and torch.isfinite(found.joint).all() and found.entropy > 0

@@ -25,7 +25,7 @@ from pyrovae.data import arrays, images, load, parquets
 from pyrovae.data.arrays import map_array, read_arrays
 from pyrovae.data.cells import is_number
 from pyrovae.data.files import open as open_rows
-from pyrovae.data.images import load_folder
+from pyrovae.data.images import load_folder, pixels_of
 from pyrovae.data.label_studio import read_export
 from pyrovae.data.labels import match_labels, read_labels
 from pyrovae.data.load import read
@@ -430,3 +430,20 @@ def test_what_is_no_file_is_not_opened(
         said = "there is no file that ends in"  # a folder of such files would be read
     with pytest.raises(pv.DataError, match=said):
         reads(tmp_path / f"nears.{ending}")
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_all_images_that_cannot_be_read_are_named_at_once(tmp_path: Path, size: int | None) -> None:
+    for name in "abcd":
+        Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3).save(tmp_path / f"{name}.png")
+    (tmp_path / "a.png").write_bytes(b"no image")
+    (tmp_path / "c.jpg").write_bytes(b"")
+    said = (
+        r"2 of 5 images in .* cannot be taken: .*a\.png is not an image .*; .*c\.jpg is not an image .*\. Repair them"
+    )
+    with pytest.raises(pv.DataError, match=said):
+        load_folder(tmp_path, size=size)
+    names = ["a.png", "b.png", "c.jpg", "d.png"]
+    with pytest.raises(pv.DataError, match="4 of 4 images"):
+        pixels_of(tmp_path, names, size=size, shape=(8, 9))
+    assert pixels_of(tmp_path, ["b.png", "d.png"], size=size, shape=(8, 8)).shape == (2, 8, 8)

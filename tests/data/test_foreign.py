@@ -104,13 +104,58 @@ def test_labels_in_a_workbook_are_told_how_to_be_given(tmp_path: Path) -> None:
             read_labels(tmp_path / name)
 
 
+LETTERS: dict[str, tuple[str, str]] = {  # of a name and its cells, and the encoding
+    "German": ("größe,grün,süß", "cp1252"),
+    "French": ("prénom,Hélène,Noël", "cp1252"),
+    "curly quotes and euros": ("price €,“a”,it’s", "cp1252"),
+    "Russian": ("имя,красный,синий", "cp1251"),
+    "Chinese": ("名字,红色,蓝色", "gb18030"),
+    "Japanese": ("名前,ひらがな,カタカナ", "shift-jis"),
+}
+
+
+def written_so(path: Path, case: str, line: int) -> None:
+    words, encoding = LETTERS[case]
+    name, *cells = words.split(",")
+    lines = [f"id,label,{name if line == 1 else 'colour'}", *(f"{i},red,blue" for i in range(60))]
+    lines += [f"{70 + i},{cell},blue" for i, cell in enumerate(cells)]
+    path.write_bytes("\n".join(lines).encode(encoding))
+
+
 @pytest.mark.parametrize("line", [1, 40])
-def test_letters_of_another_encoding_are_told_with_their_cure(tmp_path: Path, line: int) -> None:
-    lines = ["id,label,colour", *(f"{i},red,blue" for i in range(60))]
-    lines[line - 1 if line == 1 else line] = "id,label,größe" if line == 1 else "70,grün,blue"
+@pytest.mark.parametrize("case", [name for name, (_, encoding) in LETTERS.items() if encoding == "cp1252"])
+def test_letters_of_excel_are_read_and_it_is_said(tmp_path: Path, case: str, line: int) -> None:
     path = tmp_path / "from excel.csv"
-    path.write_bytes("\n".join(lines).encode("cp1252"))
-    cure = r"is not a table .*Windows-1252.* iconv -f WINDOWS-1252 -t UTF-8 'from excel.csv' > rows\.csv\."
+    written_so(path, case, line)
+    words = LETTERS[case][0].split(",")
+    found = read(str(path), drop="id")
+    assert any("are read as Windows-1252" in note and "save it in UTF-8" in note for note in found.notes)
+    assert found.schema is not None and set(words[1:]) <= set(found.schema.columns[0].categories)
+    assert found.schema.columns[-1].name == (words[0] if line == 1 else "colour")
+    table = Table(path, 10)
+    assert [block.frame["label"].iloc[-1] for block in table.blocks()][-1] == words[-1]
+    text = path.read_bytes().decode("cp1252")
+    path.write_text(f"# of a survey\n{text}", encoding="cp1252")
+    assert read(str(path), drop="id").schema == found.schema
+    path.write_text(text, encoding="utf-8")
+    assert not [note for note in read(str(path), drop="id").notes if "UTF-8" in note]
+
+
+@pytest.mark.parametrize("line", [1, 40])
+@pytest.mark.parametrize("case", [name for name, (_, encoding) in LETTERS.items() if encoding != "cp1252"])
+def test_letters_of_another_encoding_are_told_with_their_cure(tmp_path: Path, case: str, line: int) -> None:
+    path = tmp_path / "from excel.csv"
+    written_so(path, case, line)
+    cure = (
+        r"is not a table .* iconv -f WINDOWS-1252 -t UTF-8 'from excel.csv' > rows\.csv, with WINDOWS-1251 for Cyrillic"
+    )
     for reads in (lambda path: read(str(path)), lambda path: list(Table(path, 10).blocks()), read_labels):
         with pytest.raises(DataError, match=cure):
             reads(path)
+
+
+def test_damaged_utf_8_is_no_other_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes("\n".join(["colour,x", *(f"grün,{i}\nweiß,{i}" for i in range(40))]).encode() + b"\ngr\xc3n,3\n")
+    with pytest.raises(DataError, match="or it is damaged"):
+        read(str(path))

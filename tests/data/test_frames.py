@@ -17,9 +17,9 @@ from pyrovae.data import load, load_again
 from pyrovae.data.load import read
 
 CELLS: dict[str, tuple[Any, str]] = {  # what pandas makes of a column of Parquet, and what it is
-    "durations": (pd.to_timedelta(range(20), unit="h"), "none"),
-    "months": (pd.period_range("2020-01", periods=20, freq="M"), "none"),
-    "two durations": (pd.to_timedelta([1, 2] * 10, unit="h"), "none"),
+    "durations": (pd.to_timedelta(range(20), unit="h"), "time"),
+    "months": (pd.period_range("2020-01", periods=20, freq="M"), "period"),
+    "two durations": (pd.to_timedelta([1, 2] * 10, unit="h"), "binary"),
     "times": ([datetime.time(1), datetime.time(2)] * 10, "binary"),
     "lists": ([[1.0, 2.0], [3.0]] * 10, "binary"),
     "structs": ([{"a": 1}, {"a": 2}] * 10, "binary"),

@@ -5,10 +5,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 import torch
 
+from pyrovae.app.likelihoods import choose_likelihood
+from pyrovae.app.options import Options
 from pyrovae.data import load, load_again
 from pyrovae.data.cells import find_form
 from pyrovae.data.load import read
@@ -217,6 +220,29 @@ def test_values_are_no_ids(case: tuple[str, list[float]]) -> None:
     assert table(lines(["a", name], *zip(VALUES, values))).columns == ("a", name)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "int16", "uint8", "float32"])
+@pytest.mark.parametrize("columns", [4, 30])
+def test_whole_numbers_are_taken_for_the_same_in_an_array_as_in_a_text(
+    dtype: str, columns: int, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    rows = np.column_stack([random.poisson(4 + 3 * k, 300) for k in range(columns)]).astype(dtype)
+    np.save(tmp_path / "rows.npy", rows)
+    pd.DataFrame(rows.astype(int)).to_csv(tmp_path / "rows.csv", index=False)
+    array, text = (read(str(tmp_path / f"rows.{ending}")) for ending in ("npy", "csv"))
+    chosen = [choose_likelihood(Options(), dataset)[0] for dataset in (array, text)]
+    assert chosen[0] == chosen[1] and (chosen[0] == "negative-binomial") == (columns == 30)
+    assert array.schema is not None and text.schema is not None
+    assert [c.kind for c in array.schema.columns] == [c.kind for c in text.schema.columns]
+    again = load_again(json.loads(json.dumps(array.source)))
+    assert again.source == array.source and again.schema == array.schema
+
+
+def test_pixels_of_8_bits_are_no_table(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).integers(0, 256, (300, 16)).astype(np.uint8))
+    assert read(str(tmp_path / "rows.npy")).schema is None
+
+
 def test_numbers_that_may_be_ids_are_mentioned() -> None:
     dataset = table(lines(*zip(10_000 + RNG.permutation(10**6)[:N], VALUES, VALUES)))
     assert dataset.x.shape == (N, 3) and "say --id column 0" in dataset.notes[0]
@@ -338,3 +364,42 @@ def test_runs_of_earlier_versions_read_a_table_as_they_did() -> None:
     text = lines(["a"], [0.5], [0.25], [1])
     old = {name: table(text).source[name] for name in ("path", "label", "checksum")}
     assert load_again(old).kind == "unit" and table(text).kind == "real"
+
+
+def test_a_second_line_of_a_header_is_told() -> None:
+    """As survey tools and pandas write it: its texts would be gaps, a few among many cells, and a class of their own."""
+    header = [
+        ("when", "age", "answer", "name"),
+        ("Start Date", "What is your age?", "Do you agree?", "Your name"),
+        ("{1}",) * 4,
+    ]
+    rows = [(f"2024-01-{1 + i % 28:02}", 20 + i % 41, ["yes", "no"][i % 2], f"n{i}") for i in range(100)]
+    Path("t.csv").write_text(lines(*header, *rows))
+    told = "Rows 0, 1 (from 0) have no values in 2 columns, such as 'Start Date' in when: another line of a header"
+    assert any(told in note for note in read("t.csv").notes)
+    Path("t.csv").write_text(lines(header[0], *rows, ("Total", "all ages", "", "")))
+    assert any("Row 100 (counted from 0) has no values in 2 columns" in note for note in read("t.csv").notes)
+    Path("t.csv").write_text(lines(header[0], *rows, ("unknown", 31, "yes", "x"), ("2024-01-03", "old", "no", "y")))
+    assert not any("another line" in note for note in read("t.csv").notes)
+
+
+def test_codes_with_a_0_in_front_are_told_and_no_months() -> None:
+    rows = [(f"{1000 + 90 * i:05}", f"{1 + i % 12:02}", i * 0.7) for i in range(150)]
+    told = (
+        "Cells begin with 0, as codes do, and are read as numbers: plz (such as 01000). --drop leaves such columns out."
+    )
+    dataset = table(lines(("plz", "month", "x"), *rows))
+    assert told in dataset.notes  # type: ignore[attr-defined]
+    dropped = table(lines(("plz", "month", "x"), *rows), drop="plz")
+    assert not any("begin with 0" in note for note in dropped.notes)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mark", [r"\N", "NULL", "(null)", "<null>"])
+def test_nulls_of_databases_are_missing(mark: str) -> None:
+    rows = [
+        (f"{i % 9} days 0{i % 10}:30:00" if i % 4 else mark, i * 0.7 if i % 5 else mark, ["a", "b", mark][i % 3])
+        for i in range(120)
+    ]
+    schema = table(lines(("took", "x", "kind"), *rows)).schema  # type: ignore[attr-defined]
+    assert [column.kind for column in schema.columns] == ["time", "real", "binary"]
+    assert not any("missing" in column.why for column in schema.columns)

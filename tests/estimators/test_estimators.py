@@ -600,5 +600,5 @@ def test_a_search_in_two_processes(X: np.ndarray) -> None:
     ids=["numbers", "texts, NaN", "texts, None"],
 )
 def test_an_unlabelled_row_is_written_as_minus_one(y: np.ndarray) -> None:
-    with pytest.raises(DataError, match="NaN, None or empty texts in 1 rows. .*write -1"):
+    with pytest.raises(DataError, match="NaN, None or empty texts in 1 row. .*write -1"):
         SemiSupervisedVAEClassifier().fit(np.arange(8.0).reshape(4, 2), y)

@@ -308,7 +308,7 @@ class TestFitsThatWouldGoWrong:
         ("index", "error", "words"),
         [
             (torch.zeros(80, dtype=torch.int64), pv.DataError, "79 rows have the number of another row, as 0"),
-            (torch.arange(80) + 1, pv.DataError, "from 0 to 79.* 1 rows have others"),
+            (torch.arange(80) + 1, pv.DataError, "from 0 to 79.* 1 row has others"),
             (torch.arange(80) - 90, pv.DataError, "80 rows have others"),
             (torch.arange(80.0), pv.DataError, "whole numbers from 0 to 79"),
             (torch.arange(80) > 3, pv.DataError, "whole numbers"),

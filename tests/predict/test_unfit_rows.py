@@ -53,7 +53,7 @@ def spoiled(data: dict[str, Tensor], takes_gaps: bool) -> dict[str, tuple[dict[s
 
     for name, value in data.items():
         if value.is_floating_point():
-            found[f"infinite {name}"] = with_value(name, torch.inf), rf"'{name}' has 1 infinite values.*row {BAD}\)"
+            found[f"infinite {name}"] = with_value(name, torch.inf), rf"'{name}' has 1 infinite value.*row {BAD}\)"
             if not takes_gaps:
                 found[f"a gap in {name}"] = with_value(name, torch.nan), rf"'{name}' has 1 NaN.*row {BAD}\)"
             found[f"{name} too wide"] = {**data, name: torch.cat([value, value], -1)}, f"'{name}' must have rows of"
@@ -110,7 +110,7 @@ def test_a_row_is_named_by_its_number_in_the_data(kind: str) -> None:
     fitted = unfitted(row.build(), whole_rows(row))
     data["x"][11, 2] = torch.nan
     for ask in questions(fitted, row, KINDS[kind]).values():
-        with pytest.raises(pv.DataError, match=r"'x' has 1 NaN in 1 rows \(the first is row 11\)"):
+        with pytest.raises(pv.DataError, match=r"'x' has 1 NaN in 1 row \(the first is row 11\)"):
             ask(data)
 
 

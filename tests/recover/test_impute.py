@@ -410,7 +410,7 @@ def test_what_cannot_be_imputed_is_refused_with_the_cure() -> None:
     x = torch.tensor([[0.5, NAN, 0.3], [0.1, 0.2, 0.3]], dtype=torch.float64)
     torch.manual_seed(0)
     pair = LinearGaussian(columns=3)
-    with pytest.raises(pv.DataError, match=r"1 NaN in 1 rows \(the first is row 0\).*observed_only"):
+    with pytest.raises(pv.DataError, match=r"1 NaN in 1 row \(the first is row 0\).*observed_only"):
         pv.impute(eager(pair, x.nan_to_num(0.0)), x)
     own = InPieces(lambda z, x: pyro.sample("x", OwnJoint(z.expand(*z.shape[:-1], 3)), obs=x))
     with pytest.raises(pv.PairError, match=r"elements of a OwnJoint depend.*sample_missing"):

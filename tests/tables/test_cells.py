@@ -23,6 +23,7 @@ DATES: dict[str, tuple[list[str], str, str]] = {
     "names of months, as of spreadsheets": (["03-Apr-24", "14-Mar-21"], "2024-04-03", "is read as 2024-04-03"),
     "names of months, of births": (["03-Apr-69", "14-Sept-55"], "1969-04-03", "is read as 1969-04-03"),
     "names of months, in America": (["April 3, 2024", "May 14, 2021"], "2024-04-03", "is read as 2024-04-03"),
+    "names of months, as of SAS": (["03APR2024", "14MAR2021"], "2024-04-03", "'03APR2024' is read as 2024-04-03"),
     "the year first in two digits": (["99-12-31", "98-01-02"], "1999-12-31", ""),
 }
 
@@ -49,7 +50,7 @@ def test_a_few_days_that_are_none_count_as_missing_and_many_are_refused() -> Non
     table = pd.DataFrame({"seen": ["03.04.2024", "25.12.2023"] * 20, "x": np.arange(40) * 0.5})
     schema = infer(table)
     table.loc[5, "seen"] = "12.25.2023"  # with the month first
-    assert schema.encode(table)[5].isnan().sum() == 1 and "such as '12.25.2023' count as missing" in repr(infer(table))
+    assert schema.encode(table)[5].isnan().sum() == 1 and "such as '12.25.2023' counts as missing" in repr(infer(table))
     table.loc[::2, "seen"] = "12.25.2023"
     with pytest.raises(
         DataError, match=r"date values \(%d.%m.%Y\), and 21 of 40 cells are no such values, for example '12.25"

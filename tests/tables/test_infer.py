@@ -1,5 +1,6 @@
 """What a column is found to be, from its cells and its name, and the way from a table to rows and back."""
 
+import datetime
 import itertools
 import os
 from collections.abc import Callable
@@ -83,8 +84,63 @@ COLUMNS: dict[str, tuple[str, Any, str, dict[str, Any]]] = {
     "numbers, and none": ("a", [*map(str, np.round(reals(5), 1)), "none"], "real", {"step": 0.1}),
     "one answer, or none": ("a", ["aspirin", "none", None] * 30, "binary", {"categories": ("aspirin", "none")}),
     "nullable": ("a", pd.array([*RANDOM.poisson(40, N).tolist(), None], dtype="Int64"), "count", {}),
+    "per cent": ("a", [f"{v} %" for v in RANDOM.integers(40, 98, N)], "proportion", {"low": 0.0, "high": 100.0}),
+    "per cent by its name": ("Humidity (%)", RANDOM.integers(40, 98, N), "proportion", {"low": 0.0, "high": 100.0}),
+    "per cent beyond 100": ("a", [f"{v}%" for v in RANDOM.integers(40, 180, N)], "count", {"high": None}),
+    "changes in per cent": ("a", [f"{v:.1f}%" for v in reals(5)], "real", {"low": None, "high": None}),
+    "small shares in per cent": ("pct", np.round(np.exp(reals()), 2), "positive", {"high": 100.0}),
+    "a unit": ("a", [f"{v:.1f} kg" for v in 70 + reals(9)], "real", {"step": 0.1, "format": "1234.5 kg"}),
+    "a unit without a blank": ("a", [f"{v}mg" for v in RANDOM.integers(5, 90, N)], "count", {"format": "1234.5mg"}),
+    "few values with a unit": (
+        "a",
+        RANDOM.choice(["5 mg", "20 mg", "100 mg"], N),
+        "ordinal",
+        {"categories": ("5 mg", "20 mg", "100 mg")},
+    ),
+    "two units": ("a", [f"{v:.2f} {'kg' if v > 70 else 'lb'}" for v in 70 + reals(9)], "none", {}),
+    "streets": ("a", [f"{i} {'Main' if i % 7 else 'Oak'} St" for i in range(N)], "none", {}),
+    "times of day": (
+        "a",
+        [f"{m // 60:02}:{m % 60:02}" for m in RANDOM.integers(400, 1300, N)],
+        "time",
+        {"step": 60.0, "low": 0.0, "high": 86340.0, "format": "%H:%M", "offset": None},
+    ),
+    "times with am and pm": (
+        "a",
+        [f"{1 + h % 12}:{h:02} {'ap'[h % 2]}m" for h in range(60)] * 2,
+        "time",
+        {"high": 86340.0},
+    ),
+    "times of Python": ("a", [datetime.time(h % 24, h % 60) for h in range(N)], "time", {"dtype": "time"}),
+    "durations": (
+        "a",
+        [f"{s // 3600}:{s % 3600 // 60:02}:{s % 60:02}" for s in np.exp(8 + reals(1)).astype(int)],
+        "time",
+        {"offset": 0.0, "high": None, "format": "%-H:%M:%S"},
+    ),
+    "durations of pandas": ("a", pd.to_timedelta(RANDOM.integers(0, 10**6, N), unit="s"), "time", {"format": ""}),
+    "durations of pandas in a file": ("a", [f"{d} days 0{h}:30:00" for d in range(20) for h in range(9)], "time", {}),
+    "durations of symmetric shape": (
+        "a",
+        [f"{s // 3600}:{s % 3600 // 60:02}:{s % 60:02}" for s in RANDOM.integers(0, 900_000, N)],
+        "time",
+        {"offset": None, "low": 0.0, "high": None, "step": 1.0},
+    ),
+    "few numbers with marks": ("a", RANDOM.choice(["5%", "10%", "25%"], N), "ordinal", {"dtype": "int64"}),
+    "keys of another table": (
+        "customer_id",
+        RANDOM.integers(1, 90, N),
+        "count",
+        {"why": "its name is one of an id: leave it out if its numbers are no amounts"},
+    ),
+    "shifts": ("a", ["22:00", "06:00", "14:00"] * 20, "ordinal", {"categories": ("06:00", "14:00", "22:00")}),
+    "periods": ("a", pd.period_range("1999-03", periods=N, freq="M"), "period", {"dtype": "period[M]"}),
+    "months": ("a", [f"{1990 + i // 12}-{1 + i % 12:02}" for i in range(N)], "period", {"format": "%Y-%m"}),
+    "months by their words": ("a", [f"{m} {y}" for m in ("Jan", "June") for y in range(1950, 2000)], "period", {}),
+    "quarters": ("a", [f"{1950 + i // 4}Q{1 + i % 4}" for i in range(N)], "period", {"dtype": "period[Q-DEC]"}),
     "names of rows": ("patient_id", [f"P{i}" for i in range(N)], "none", {}),
     "numbers of rows": ("customerId", np.arange(N) + 1000, "none", {}),
+    "an index that pandas has written": ("Unnamed: 0", np.arange(N), "none", {}),
     "free text": ("a", [f"came on day {i}" for i in range(N)], "none", {}),
     "a constant": ("a", [7] * N, "none", {}),
     "nothing": ("a", [None] * N, "none", {}),
@@ -103,7 +159,7 @@ def test_what_a_column_is(case: tuple[str, Any, str, dict[str, Any]]) -> None:
         assert getattr(column, key) == (
             value if isinstance(value, tuple | str | type(None)) else pytest.approx(value)
         ), column
-    assert (kind == "none") == (column.why != "" and "left out" in str(column))
+    assert (kind == "none") == (column.why != "" and str(column).startswith("left out"))
     assert Column.from_json(column.to_json()) == column
 
 
@@ -260,7 +316,7 @@ def test_numbers_beyond_all_bounds_are_no_numbers() -> None:
         pv.tables.infer(pd.DataFrame({"a": [np.inf, 1.0, 2.0]}))
     texts = pd.DataFrame({"a": [*(f"{n}" for n in range(40)), "1e999"]}, dtype=object)
     schema = pv.tables.infer(texts)
-    assert schema.columns[0].kind == "count" and "'1e999' count as missing" in schema.columns[0].why
+    assert schema.columns[0].kind == "count" and "'1e999' counts as missing" in schema.columns[0].why
     assert pv.tables.infer(pd.DataFrame({"a": [1e308, 1.0, 3.5, 2e307] * 9, "b": range(36)})).names
 
 
@@ -278,6 +334,12 @@ def test_a_column_that_is_left_out_for_some_cells_names_them() -> None:
     assert note_on(mostly) == (
         "left out: numbers, but for 20 of 200 cells such as '<0.05': leave such cells empty, or make them numbers"
     )
+    places: list[object] = [f"{i}{'st' if i % 10 == 1 else 'th'}" for i in range(4, 100)]
+    assert "units" not in note_on([*places, *places, *places])
+    hours: list[object] = [str(i % 37) if i % 9 else "about 10" for i in range(200)]
+    assert note_on(hours).startswith("categorical, 38 values")
+    assert "(numbers, but for 23 of 200 cells such as 'about 10': leave such cells empty" in note_on(hours)
+    assert "numbers" not in note_on(["0", "1", "2", "3+"] * 30)
     assert note_on([f"note {i}" for i in range(200)]) == "left out: texts, 200 different ones in 200 rows"
 
 
@@ -297,7 +359,7 @@ def test_numbers_that_may_mean_missing_are_told_and_kept(mark: float) -> None:
 
 def test_errors_of_a_spreadsheet_are_missing() -> None:
     cells = ["#DIV/0!", "#N/A", "#VALUE!", *(f"{i / 7:.2f}" for i in range(60))]
-    assert "count as missing" not in note_on(cells) and note_on(cells).startswith("real")
+    assert "as missing" not in note_on(cells) and note_on(cells).startswith("real")
 
 
 @pytest.mark.parametrize("table", [np.zeros((3, 2)), [[1, 2]], {"a": [1]}])
@@ -320,6 +382,9 @@ def test_whole_numbers_that_may_be_names_or_days_are_told() -> None:
     codes: list[object] = random.choice(10**6, 60, replace=False).tolist()
     assert "(all different: leave it out if it names the rows)" in note_on(codes)
     assert "all different" not in note_on([*codes[1:], codes[1]]) + note_on(codes[:15])
+    moments: list[object] = [1_704_067_200 + 86_401 * i for i in range(60)]
+    told = "(seconds since 1970? 1704067200 would be read as a moment if it were written 2024-01-01 00:00:00)"
+    assert told in note_on(moments) and "milliseconds since" in note_on([one * 1000 for one in moments])  # type: ignore[operator]
     days: list[object] = [int(f"202{i % 5}{1 + i % 12:02}{1 + i % 28:02}") for i in range(300)]
     assert "(days? 20200101 would be read as one if it were written 2020-01-01)" in note_on(days)
     assert "days?" not in note_on([*days, 20201350])

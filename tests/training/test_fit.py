@@ -444,7 +444,7 @@ def with_infinity() -> Tensor:
 BAD_DATA: dict[str, tuple[Any, Any, str]] = {
     "empty": (fam.Bernoulli(6), torch.zeros(0, 6), "empty"),
     "nan": (fam.Normal(6), with_nan(), r"2 NaN in 2 rows \(the first is row 7\).*observed_only"),
-    "infinity": (fam.Normal(6), with_infinity(), r"1 infinite values in 1 rows \(the first is row 3\)"),
+    "infinity": (fam.Normal(6), with_infinity(), r"1 infinite value in 1 row \(the first is row 3\)"),
     "gray for Bernoulli": (fam.Bernoulli(6), torch.rand(40, 6), "Bernoulli.*0 or 1.*Binarize.*or ContinuousBernoulli"),
     "counts for Bernoulli": (
         fam.Bernoulli(6),

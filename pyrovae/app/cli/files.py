@@ -61,7 +61,8 @@ def write_rows(
     else:
         if rows.schema is not None:
             decoded = rows.schema.written(rows.schema.decode(values))
-            table = _whole(decoded, [column.name for column in rows.schema.numbers if column.kind == "count"])
+            whole = [one.name for one in rows.schema.modelled if one.kind == "count" or one.is_class]
+            table = _whole(decoded, whole)
         else:
             table = pd.DataFrame(array, columns=rows.columns or [f"x{i}" for i in range(array.shape[1])])
         if conditions is not None and rows.given is not None:

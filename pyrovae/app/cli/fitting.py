@@ -25,7 +25,7 @@ from pyrovae.app.flags import in_flags
 from pyrovae.app.options import Options
 from pyrovae.app.track import check_track, with_log
 from pyrovae.app.unused import OF_FILES, refuse_unused
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, counted
 
 if TYPE_CHECKING:
     import pyrovae.data.load as loading
@@ -273,7 +273,8 @@ def label(
         raise typer.Exit(130) from None
     tables.print_report(answer.report)
     if answer.rounds > 1:
-        tables.answer(f"{answer.rounds} ensembles have answered; --rounds {answer.rounds} asks for as many again.")
+        have = counted(answer.rounds, "ensemble has", "ensembles have")
+        tables.answer(f"{have} answered; --rounds {answer.rounds} asks for as many again.")
     tables.print_next_rows(answer.table)
     tables.answer_line(f"Table: {table}")
     if for_studio:

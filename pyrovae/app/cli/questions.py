@@ -12,7 +12,7 @@ from pyrovae._sources import ARROW, check_source
 from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
 from pyrovae.app.options import OPTIONS
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, counted
 
 if TYPE_CHECKING:
     from pyrovae import plots
@@ -116,7 +116,7 @@ def evaluate(
                 f"{told['trained_on']:.0f} of {told['rows']:.0f} rows are training rows of the run (trained_on), which are "
                 "more probable under it than new rows would be."
             )
-        tables.answer_line(f"{told['rows']:.0f} rows: {path}")
+        tables.answer_line(f"{counted(int(told['rows']), 'row')}: {path}")
         return
     results, found = scores.evaluate(opened, num_samples, num_rows, proposal or opened.options.proposal)
     if to is not None:
@@ -244,7 +244,7 @@ def outliers(
     how |= {"method": method, "rate": rate, "data_root": data_root}
     found = finding.find_outliers(opened, source, path, force=force, say=tables.inform, **how)
     tables.print_outliers(found)
-    tables.answer_line(f"{found.rows} rows: {path}")
+    tables.answer_line(f"{counted(found.rows, 'row')}: {path}")
 
 
 @app.command()
@@ -307,7 +307,7 @@ def classify(
         how: dict[str, Any] = {"num_samples": num_samples, "force": force, "say": tables.inform_line}
         told = classifying.classify_table(opened, source, path, **how)
     tables.print_classes(told, own=source is None)
-    tables.answer_line(f"{told[0].unknown + told[0].known} rows: {path}")
+    tables.answer_line(f"{counted(told[0].unknown + told[0].known, 'row')}: {path}")
 
 
 @app.command()
@@ -357,7 +357,7 @@ def generate(
         plots.save(pictures.titled(axes, what + told), path)
     else:
         files.write_rows(path, values, rows, labels=labels, conditions=conditions)
-    tables.answer_line(f"{num} rows: {path}")
+    tables.answer_line(f"{counted(num, 'row')}: {path}")
 
 
 @app.command()
@@ -423,4 +423,4 @@ def encode(
         codes = asking.codes_of(opened, **how)
         total = len(codes) // max(1, draws)
         files.write_codes(path, codes, opened)
-    tables.answer_line(f"{total} rows{f', {draws} draws of each' if draws else ''}: {path}")
+    tables.answer_line(f"{counted(total, 'row')}{f', {draws} draws of each' if draws else ''}: {path}")

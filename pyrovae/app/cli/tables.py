@@ -22,7 +22,7 @@ from pyrovae.app.results import (
     results_table,
     share,
 )
-from pyrovae.errors import printable
+from pyrovae.errors import counted, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -234,9 +234,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     if not report["held_out"]:
         answer("No labelled row is held out, so nothing is known about how good the labels are.")
         return
-    rows = f"{report['held_out']} held-out rows"
+    rows = counted(report["held_out"], "held-out row")
     if report.get("folds"):
-        rows = f"{report['held_out']} labelled rows, each predicted without its label"
+        rows = f"{counted(report['held_out'], 'labelled row')}, each predicted without its label"
     table = Table(title=rows)
     table.add_column("quantity")
     table.add_column("value", justify="right")

@@ -21,7 +21,7 @@ from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
 from pyrovae.data.frames import of_objects
 from pyrovae.data.tables import truths_as_numbers
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, counted
 from pyrovae.tables.cells import as_text
 
 
@@ -139,7 +139,7 @@ def columns_of(run: Run, table: Iterable[Any]) -> tuple[str, ...]:
     absent = [name for name in names if name not in there]
     if absent or len(names) != run.dataset.x.shape[1]:
         raise DataError(
-            f"The table needs the {run.dataset.x.shape[1]} columns of the run"
+            f"The table needs the {counted(run.dataset.x.shape[1], 'column')} of the run"
             + (f", and has no column {absent[0]!r}." if absent else f", and has {len(names)}.")
         )
     return names
@@ -157,5 +157,6 @@ def _classes(run: Run, frame: pd.DataFrame) -> Tensor:
             f"{', '.join(sorted(set(unknown.values()))[:5])}; known are {', '.join(map(str, names))}."
         )
     if missing := int((codes < 0).sum()):
-        raise DataError(f"The model is given the class of each row, and {missing} rows have none: {label}.")
+        have = counted(missing, "row has", "rows have")
+        raise DataError(f"The model is given the class of each row, and {have} none: {label}.")
     return codes

@@ -24,7 +24,7 @@ from pyrovae._lazily import Lazily
 from pyrovae._near import expanded
 from pyrovae._start import advising
 from pyrovae.app.run import Run
-from pyrovae.errors import DataError, MissingPackageError, OptionError
+from pyrovae.errors import DataError, MissingPackageError, OptionError, counted
 from pyrovae.fitted.files import digest
 from pyrovae.fitted.lock import LOCK, locked
 
@@ -109,7 +109,7 @@ def begun(
     with locked(job.folder, "command"), advising(lambda: f"stopped; the same command goes on with {to} where it was"):
         job.begin(force)
         if job.done:
-            say(f"{job.done} blocks of rows were answered before; going on with the next")
+            say(f"{counted(job.done, 'block')} of rows were answered before; going on with the next")
         try:
             yield job
         except BaseException:
@@ -269,7 +269,10 @@ class Job:
     def _content(self, table: pd.DataFrame, *, header: bool, **csv: Any) -> bytes:
         if self.kept == ".csv":
             how = {**self.csv, **csv}
-            return bytes(table.to_csv(index=False, **how | {"header": header and how.get("header", True)}).encode())
+            names = how.get("header", True)
+            if isinstance(names, Mapping):
+                names = [names.get(name, name) for name in table]
+            return bytes(table.to_csv(index=False, **how | {"header": header and names}).encode())
         content = io.BytesIO()
         try:
             table.to_parquet(content, index=False)

@@ -11,7 +11,7 @@ from pyrovae._json import of_json
 from pyrovae._lazily import Lazily
 from pyrovae.app.models import MODELS
 from pyrovae.app.results import Shown, remarks_on_results, results_table
-from pyrovae.errors import CheckpointError
+from pyrovae.errors import CheckpointError, counted
 from pyrovae.fitted.files import WEIGHTS
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load
@@ -80,12 +80,12 @@ def _data(run: Mapping[str, Any], info: Mapping[str, Any]) -> str:
         f"{_plain(name)} of shape ({', '.join(map(str, shape))})" for name, (shape, _) in arguments.items()
     )
     data, results = info.get("data", {}), info.get("results", {})
-    said = f"{run['settings']['num_rows']} training rows" if run["settings"].get("num_rows") else "Training rows"
+    said = counted(run["settings"]["num_rows"], "training row") if run["settings"].get("num_rows") else "Training rows"
     said += f": {shapes}."
     if data.get("name"):
         said = f"The data set {_plain(data['name'])}. {said}"
     if results.get("test_rows"):
-        said += f" {results['test_rows']} test rows were held out."
+        said += f" {counted(results['test_rows'], 'test row was', 'test rows were')} held out."
     if columns := data.get("columns"):
         lines = [(str(one.get("name")), str(one.get("kind"))) for one in columns if isinstance(one, dict)]
         said += "\n\n" + _markdown(Shown("", ("column", "kind"), tuple(lines)))

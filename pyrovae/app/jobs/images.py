@@ -15,7 +15,7 @@ from pyrovae.app.jobs.frames import FILE, Block
 from pyrovae.app.run import Run
 from pyrovae.data.cells import Form
 from pyrovae.data.images import paths_of_images, pixels_of
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, counted
 from pyrovae.fitted.files import digest
 
 BITS = 255  # by which pixels of 8 bits are divided
@@ -43,7 +43,7 @@ class Folder:
         if shape is None or run.dataset.source.get("divided_by") != BITS:
             raise OptionError(
                 f"{source} is a folder, and the run was fitted to {_what(run)}: give a table (.csv, .parquet, .npy) with the "
-                f"{run.rows.test[0].numel()} columns of the run."
+                f"{counted(run.rows.test[0].numel(), 'column')} of the run."
             )
         self.shape, self.size = tuple(shape), run.dataset.source.get("size")
         self.names = paths_of_images(source)
@@ -82,5 +82,5 @@ class Folder:
 
 def _what(run: Run) -> str:
     if run.dataset.image_shape is None:
-        return f"{run.rows.test[0].numel()} columns, and not to images"
+        return f"{counted(run.rows.test[0].numel(), 'column')}, and not to images"
     return f"{run.dataset.name}, whose pixels are not of 8 bits"

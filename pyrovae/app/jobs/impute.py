@@ -17,7 +17,8 @@ from pyrovae.app.jobs.batch import batch_of, columns_of, is_folder, table_of
 from pyrovae.app.jobs.blocks import DRAW, begun, check_number, rows_at_once
 from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
-from pyrovae.errors import OptionError
+from pyrovae.data.lines import BOM, UTF8
+from pyrovae.errors import OptionError, counted
 from pyrovae.recover.impute import impute
 from pyrovae.tables.cells import as_days, date_form
 from pyrovae.tables.columns import Column
@@ -108,7 +109,7 @@ def fill_in(
     csv = {
         "sep": separator,
         "decimal": table.form.decimal,
-        "header": table.form.named,
+        "header": table.form.named and table.form.header_of,
         "lineterminator": table.form.ends,
     }
     job_of: dict[str, Any] = {"force": force, "say": say, "csv": csv}
@@ -116,9 +117,14 @@ def fill_in(
         job.answer(
             table.blocks(texts=None), complete, look=lambda block: gaps.update(_number_of_gaps(run, block.frame))
         )
-        job.join(max(draws, 1), begins=table.form.begins)
+        # Excel takes a file without this mark for one in Windows-1252, as its own was
+        job.join(max(draws, 1), begins=table.form.begins or BOM * (table.form.encoding != UTF8))
     if warned:
-        more = f" (So or similarly {len(warned)} times, for blocks of {table.rows} rows.)" if len(warned) > 1 else ""
+        more = (
+            f" (So or similarly {len(warned)} times, for blocks of {counted(table.rows, 'row')}.)"
+            if len(warned) > 1
+            else ""
+        )
         warnings.warn(warned[0] + more, stacklevel=2)
     names = columns_of(run, gaps)
     by_column = {name: gaps[name] for name in names if gaps[name]}
@@ -198,6 +204,8 @@ def _as_texts(others: list[Any], values: Any, decimal: str, column: Column | Non
     """Values as texts, numbers in the form that most of the other cells have, or else those of the fit: $1,234.50."""
     if column is not None and column.kind == "date":
         return _as_dates(others, values.tolist(), column)
+    if column is not None and column.is_moment:
+        return [str(value) for value in values]
     if column is None:
         return [_text(value, decimal) for value in values]
     found = form_of(others, style_in(column.format))
@@ -227,8 +235,8 @@ def _text(value: Any, decimal: str) -> str:
 def summary(found: Filled) -> str:
     """What was filled in, in a sentence."""
     which = ", ".join(f"{name} ({number})" for name, number in list(found.by_column.items())[:8])
-    more = f" and {len(found.by_column) - 8} other columns" if len(found.by_column) > 8 else ""
-    said = f"{found.cells} missing cells filled in: {which}{more}." if found.cells else "No cell is missing."
+    more = f" and {counted(len(found.by_column) - 8, 'other column')}" if len(found.by_column) > 8 else ""
+    said = f"{counted(found.cells, 'missing cell')} filled in: {which}{more}." if found.cells else "No cell is missing."
     if found.left:
         said += f" The run does not model {', '.join(found.left[:5])}, whose missing cells stay."
     return said

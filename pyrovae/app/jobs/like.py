@@ -21,7 +21,7 @@ from pyrovae.data.dataset import Dataset
 from pyrovae.data.frames import table_columns
 from pyrovae.data.ids import NO_IDS
 from pyrovae.data.load import read
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, counted
 
 
 def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
@@ -52,7 +52,7 @@ def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
         if missing:
             raise DataError(
                 f"{source} has no column {', '.join(map(repr, missing[:5]))}{', ...' if len(missing) > 5 else ''}, and the run "
-                f"was fitted to {len(wanted)} columns: {', '.join(wanted[:8])}{', ...' if len(wanted) > 8 else ''}."
+                f"was fitted to {counted(len(wanted), 'column')}: {', '.join(wanted[:8])}{', ...' if len(wanted) > 8 else ''}."
             )
         places = torch.tensor([place[name] for name in wanted])
         x = dataset.x[:, places]
@@ -60,7 +60,7 @@ def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
         x = dataset.x
     num = run.rows.test[0].numel()
     if x.shape[1] != num:
-        raise DataError(f"{source} has {x.shape[1]} columns, and the run was fitted to {num}.")
+        raise DataError(f"{source} has {counted(x.shape[1], 'column')}, and the run was fitted to {num}.")
     ratio = dataset.source.get("divided_by", 1) / run.dataset.source.get("divided_by", 1)  # pixels of 8 bits
     return replace(dataset, x=x * ratio, columns=wanted)
 

@@ -29,7 +29,7 @@ from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
 from pyrovae.criticism.entries import leave_one_out
 from pyrovae.criticism.outliers import Anomaly, anomaly_score, conformal_p_values, typicality
-from pyrovae.errors import OptionError, PairError
+from pyrovae.errors import OptionError, PairError, counted
 from pyrovae.pair.batch import take_rows
 
 IMPOSSIBLE = "impossible"  # columns whose values they cannot have
@@ -132,7 +132,7 @@ def find_outliers(
     ):
         warnings.simplefilter("ignore")
         ordinary = take_rows(run.rows.batch("test"), slice(0, MOST_CALIBRATION))
-        say(f"scores of {len(ordinary['x'])} test rows, to compare with")
+        say(f"scores of {counted(len(ordinary['x']), 'test row')}, to compare with")
         scorer = _Scorer.of(run, ordinary, method, seed, how)
         say("scores of the rows")
         job.answer(parts(), scorer)
@@ -393,16 +393,19 @@ def _table(
 
 def _notes(run: Run, calibration: int, rows: int, rate: float, joint: bool, summary: _Summary) -> list[str]:
     notes = [
-        f"p-values compare with {calibration} test rows of the run, which its fit has not seen: of ordinary rows, a share of "
+        f"p-values compare with {counted(calibration, 'test row')} of the run, which its fit has not seen: of ordinary "
+        "rows, a share of "
         f"at most a has a p-value below a. Of the rows called outliers, on average at most {rate:.0%} are ordinary ones."
     ]
     least = 1 / (calibration + 1)
     if least * rows > rate:
         needed, together = math.ceil(rows / rate) - 1, math.ceil(rows * least / rate)
         notes.append(
-            f"No p-value can be below {least:.2g} with {calibration} test rows, so that at a rate of {rate:g} a single outlier "
-            f"among {rows} rows cannot be called one, but only {together} or more together. Look at the ranks, or fit with a "
-            f"larger --test-fraction: {needed} test rows would do."
+            f"No p-value can be below {least:.2g} with {counted(calibration, 'test row')}, so that at a rate of {rate:g} "
+            "a single outlier "
+            f"among {counted(rows, 'row')} cannot be called one, but only {together} or more together. Look at the ranks, "
+            "or fit with a "
+            f"larger --test-fraction: {counted(needed, 'test row')} would do."
         )
     if joint:
         notes.append("The likelihood is a joint density of all columns, so that no single column can be named.")

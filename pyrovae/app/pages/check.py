@@ -14,6 +14,7 @@ from pyrovae.app.pages.html import document, figure, paragraph, picture
 from pyrovae.criticism.findings import BAD, LOOK, NONE, OK, Finding
 from pyrovae.criticism.report import Report
 from pyrovae.criticism.units import INACTIVE
+from pyrovae.errors import counted
 from pyrovae.plots import findings as pictures
 
 WORDS = {OK: "ok", LOOK: "look", BAD: "bad", NONE: "not asked"}
@@ -180,7 +181,7 @@ def about(report: Report) -> str:
     said = report.about
     if not said:
         return paragraph(f"pyrovae {__version__}")
-    training = f", {said['training_rows']} training rows" if said["training_rows"] else ""
+    training = f", {counted(said['training_rows'], 'training row')}" if said["training_rows"] else ""
     return paragraph(
         f"{said['rows']} of {said['held_out_rows']} rows held out{training}; {said['num_samples']} draws a row of the "
         f"{said['proposal']} proposal; seed {said['seed']}. Verdicts that rest on tests change at a level of "

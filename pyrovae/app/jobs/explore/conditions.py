@@ -100,7 +100,7 @@ class OfColumns:
         found: dict[str, Any] = {"name": column.name, "optional": self.given.seen.mask}
         if column.is_class:
             return found | {"kind": "choice", "options": [str(category) for category in column.categories]}
-        if column.kind == "date":
+        if column.is_moment:
             return found | {"kind": "text"}
         known = known[~np.isnan(known)]
         low, high = np.quantile(known, [0.01, 0.99]).tolist() if len(known) else (0.0, 1.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.batching.checks import describe_support
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, counted
 from pyrovae.objectives.codes import can_number
 from pyrovae.pair.layout import Site
 from pyrovae.pair.supports import kind_of, of_components
@@ -112,7 +112,7 @@ class Latent:
         """
         if not isinstance(values, list) or len(values) != self.size:
             got = f"{len(values)}" if isinstance(values, list) else type(values).__name__
-            raise DataError(f"{self.name} takes a list of {self.size} numbers, got {got}.")
+            raise DataError(f"{self.name} takes a list of {counted(self.size, 'number')}, got {got}.")
         for value in values:
             self._check(value)
         if moved is not None and (not isinstance(moved, int) or isinstance(moved, bool) or not 0 <= moved < self.size):

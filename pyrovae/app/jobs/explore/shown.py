@@ -144,7 +144,7 @@ class Cells:
             else:
                 ends = np.quantile(draws[:, i], ENDS, method="nearest")
                 line |= {"low": cell(column, ends[0]), "high": cell(column, ends[1])}
-                line["mean"] = cell(column, point[i]) if column.kind == "date" else number(point[i])
+                line["mean"] = cell(column, point[i]) if column.is_moment else number(point[i])
             lines.append(line)
         kinds = {column.is_class for column in self.schema.modelled}
         told = "mean, or most probable" if len(kinds) == 2 else "most probable" if True in kinds else "mean"

@@ -13,7 +13,7 @@ from pathlib import Path
 from pyrovae._files import write_file
 from pyrovae._foreign import cure_of_letters
 from pyrovae.data.labels import LABEL, match_labels, read_lines
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, counted
 
 GIVEN = "given"  # in the place of an annotator: labels that were known before
 CHOSEN, BY = "chosen", "by "  # the column of how a row was chosen, and what stands before the name of an annotator
@@ -203,7 +203,8 @@ class Answers:
             )
         names = [name.removeprefix(BY) for name in header[3:]]
         if wrong := [line for line in lines[1:] if len(line) != len(header)]:
-            raise DataError(f"{self.path} is damaged: a line has {len(wrong[0])} cells, and the first {len(header)}.")
+            cells = counted(len(wrong[0]), "cell")
+            raise DataError(f"{self.path} is damaged: a line has {cells}, and the first {len(header)}.")
         for what, found in (("lines for", [line[0] for line in lines[1:]]), ("columns of", names)):
             if twice := [name for name, times in Counter(found).items() if times > 1]:
                 raise DataError(f"{self.path} is damaged: there are two {what} {twice[0]!r}. Keep one.")

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae._lazily import Lazily
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.criticism.ensembles import LabelEnsemble, Weights
+from pyrovae.errors import counted
 from pyrovae.families import Features, Normal
 
 optimize = Lazily("scipy.optimize")
@@ -89,7 +90,8 @@ class Ensemble:
         self.possible = num_neighbors > 0 and len(job.x) > 1
         if self.possible and too_many(job):
             self.possible = False
-            what = f"{len(job.x)} rows of {job.x[0].numel()} numbers and {len(job.labels.classes)} classes"
+            rows, numbers = counted(len(job.x), "row"), counted(job.x[0].numel(), "number")
+            what = f"{rows} of {numbers} and {len(job.labels.classes)} classes"
             self.why_not = f"The ensemble is left out: for {what} it would take too long."
 
     def __call__(self, y: Tensor | None) -> Tensor | None:

@@ -26,11 +26,11 @@ from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.report import committee, draw_report
 from pyrovae.app.jobs.label.rounds import Rounds, rounds_before
 from pyrovae.app.jobs.label.training import decide_labelling, labelling_rows, train
-from pyrovae.app.jobs.label.writing import Answer, Writer, counted
+from pyrovae.app.jobs.label.writing import Answer, Writer
 from pyrovae.app.options import OPTIONS, Options
 from pyrovae.app.recorded import reading
 from pyrovae.data.labels import Labels, about_lone_labels, hold_out
-from pyrovae.errors import CheckpointError, OptionError
+from pyrovae.errors import CheckpointError, OptionError, counted
 from pyrovae.fitted.files import is_mark, read_run
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load
@@ -156,7 +156,8 @@ def label_rows(
         ensembles = rounds_before(folder, len(job.x), len(job.labels.classes), num)
         judged = judged if ensembles is not None else None  # which is of all of them
     if ensembles is not None:
-        say(f"The labels are those of the run in {folder}, whose {ensembles.number} ensembles answer again.")
+        whose = counted(ensembles.number, "ensemble answers", "ensembles answer")
+        say(f"The labels are those of the run in {folder}, whose {whose} again.")
     else:
         begun, ensemble = clock(), Ensemble(job, options.neighbors)
         if ensemble.why_not:
@@ -208,7 +209,7 @@ def _better(
                 show(writer.line(ensembles, answer, budget.spent()))
         except KeyboardInterrupt:
             answer = writer.write(ensembles)  # which may have been cut short
-            say(f"Stopped: the answer is that of {counted(ensembles.number)}.")
+            say(f"Stopped: the answer is that of {counted(ensembles.number, 'ensemble')}.")
     if ensembles.number == MOST:
         say(f"{MOST} ensembles have answered; another would change next to nothing.")
     return answer
@@ -289,7 +290,9 @@ def _held_out(job: Job, options: Options, before: Earlier | None, say: Callable[
         return held, False
     goes_on = _goes_on(before, options, job, say)
     if len(stays) and options.holdout != before.options.holdout:
-        say(f"The {len(stays)} rows held out before stay so, whatever --holdout says; --fresh draws them anew.")
+        say(
+            f"The {counted(len(stays), 'row')} held out before stay so, whatever --holdout says; --fresh draws them anew."
+        )
     return stays, goes_on
 
 
@@ -352,7 +355,7 @@ def _describe(job: Job, options: Options, held: Tensor, goes_on: bool) -> str:
     if job.ids is None:
         what += ", numbered from 0"
     out = f"{len(held) or 'none'} of them held out"
-    labels = f"{len(job.labels.known)} labels of {len(job.labels.classes)} classes, {out}"
+    labels = f"{counted(len(job.labels.known), 'label')} of {len(job.labels.classes)} classes, {out}"
     rows = f"{job.dataset.name}: {len(job.x)} {what}; {labels}"
     if not options.steps:
         return f"{rows}; no model is fitted (--steps fits one)"

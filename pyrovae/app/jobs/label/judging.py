@@ -18,6 +18,7 @@ from pyrovae.app.options import Options
 from pyrovae.criticism.calibration import share_interval
 from pyrovae.criticism.ensembles import Weights
 from pyrovae.data.labels import split_labels
+from pyrovae.errors import counted
 
 FOLDS, FOLD_STEPS = 3, 1 / 3  # fits of a cross-validation, and their steps as a share of those of the fit itself
 
@@ -68,7 +69,7 @@ def cross_validate(
     if not folds:
         return None
     steps = math.ceil(int(options.steps or 0) * FOLD_STEPS / (2 if goes_on else 1))
-    fits = f"{len(folds)} fits of {steps} steps" if steps else f"{len(folds)} ensembles"
+    fits = f"{len(folds)} fits of {steps} steps" if steps else counted(len(folds), "ensemble")
     say(f"Cross-validation: {fits}, each of which sees about two thirds of the labels.")
     found: dict[str, list[Tensor]] = {"rows": folds, "yardstick": [], "classifier": [], "ensemble": []}
     for fold in folds:

@@ -17,6 +17,7 @@ from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.report import tabulate
 from pyrovae.app.jobs.label.rounds import Rounds
 from pyrovae.app.options import Options
+from pyrovae.errors import counted
 from pyrovae.fitted.files import STATE, claim_folder, read_run, replace_files
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import WITHOUT_PAIR, write_fit
@@ -43,11 +44,6 @@ class Answer:
     report: dict[str, Any]
     pictures: list[Path]
     rounds: int
-
-
-def counted(number: int) -> str:
-    """`1 ensemble`, `2 ensembles`."""
-    return f"{number} ensemble" + ("s" if number > 1 else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +118,7 @@ class Writer:
 
     def line(self, ensembles: Rounds, answer: Answer, seconds: float) -> str:
         """How good an answer is, and by how much better than the first, in one line."""
-        done = f"{seconds:.0f} s, {counted(ensembles.number)}"
+        done = f"{seconds:.0f} s, {counted(ensembles.number, 'ensemble')}"
         if "log_score" not in answer.report:
             return f"{done}; no label is held out, so nothing is known about how good they are"
         gain, error = ensembles.gain(self.truth)
