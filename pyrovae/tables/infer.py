@@ -18,6 +18,7 @@ from pyrovae.errors import DataError, counted
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, date_form, each, numbers_of, says_none
 from pyrovae.tables.clocks import DAY, as_periods, as_seconds, clock_form, period_form
 from pyrovae.tables.columns import Column
+from pyrovae.tables.frames import as_frame
 from pyrovae.tables.numerals import form_of, units_of, word_units
 from pyrovae.tables.schema import Schema
 
@@ -39,7 +40,7 @@ PER_CENT = re.compile(r"%|(^|[^a-z])(per ?cent(age)?|pct)([^a-z]|$)", re.IGNOREC
 ID_CAMEL = re.compile(r"[a-z](ID|Id)$")
 
 
-def infer(table: pd.DataFrame) -> Schema:
+def infer(table: Any) -> Schema:
     """Find out what each column of a table is.
 
     Texts with few different values are categories, with many they are left out. Numbers with at most 20 different values, each
@@ -49,7 +50,7 @@ def infer(table: pd.DataFrame) -> Schema:
     the reason. Cells such as "", "?", "NA" and "n/a" are missing.
 
     Args:
-        table: A DataFrame of N rows. It is not changed.
+        table: A DataFrame of N rows, of pandas, Polars, or another package whose tables have `to_pandas`. It is not changed.
 
     Returns:
         A `Schema`; print it, edit its columns, and give rows to its `encode`.
@@ -66,11 +67,7 @@ def infer(table: pd.DataFrame) -> Schema:
           city  binary, 'Oslo' or 'Rome'
           note  left out: texts, 4 different ones in 4 rows
     """
-    if not isinstance(table, pd.DataFrame):
-        raise DataError(
-            f"infer takes a table, a pandas.DataFrame, got {type(table).__name__}: write pandas.DataFrame(rows, columns=names),"
-            " table.to_pandas() of one of another package, or pandas.read_csv of a file."
-        )
+    table = as_frame("infer", table)
     if len(table) == 0 or not len(table.columns):
         raise DataError(f"A table needs rows and columns, got {table.shape[0]} x {table.shape[1]}.")
     names = [str(name) for name in table.columns]

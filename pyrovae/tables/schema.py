@@ -22,6 +22,7 @@ from pyrovae._near import near_names
 from pyrovae.errors import DataError, counted
 from pyrovae.tables.cells import STRANGE
 from pyrovae.tables.columns import Column
+from pyrovae.tables.frames import as_frame
 from pyrovae.tables.plain_yaml import read_yaml
 
 DAY_0 = np.datetime64("1970-01-01", "D")  # of dates
@@ -95,11 +96,12 @@ class Schema:
         classes in their order, () for numbers, and for dates the date of day 0."""
         return {column.name: DAY_0 if column.kind == "date" else column.categories for column in self.modelled}
 
-    def encode(self, table: pd.DataFrame, *, before: int | None = None, impossible: Any = None) -> Tensor:
+    def encode(self, table: Any, *, before: int | None = None, impossible: Any = None) -> Tensor:
         """The rows of a table as numbers.
 
         Args:
-            table: A DataFrame with the modelled columns, in any order; others are ignored. It is not changed.
+            table: A DataFrame with the modelled columns, in any order; others are ignored. As for `infer`, it may be one
+                of another package than pandas. It is not changed.
             before: How many rows came before these, where they are some rows of a table: their spread does not say what float32
                 has to tell apart, and their number not how many cells may be no numbers. None for a whole table.
             impossible: An array of bool, `(N, D)`, in which cells are marked whose value is infinite, beyond the bounds of the
@@ -111,11 +113,7 @@ class Schema:
         Raises:
             DataError: A column is not there, a cell is no value of its column, or float32 cannot tell the numbers apart.
         """
-        if not isinstance(table, pd.DataFrame):
-            raise DataError(
-                f"encode takes a table, a pandas.DataFrame, got {type(table).__name__}: write pandas.DataFrame(rows, "
-                "columns=names), or table.to_pandas() of one of another package."
-            )
+        table = as_frame("encode", table)
         given = {str(name): cells for name, cells in table.items()}
         if absent := [column.name for column in self.modelled if column.name not in given]:
             raise DataError(
