@@ -14,13 +14,17 @@ from pyrovae import families, models, nets, priors
 from pyrovae._arguments import as_widths
 from pyrovae.conditionals import Conditional, mlp
 from pyrovae.distributions import observed_only
-from pyrovae.tables import Column, Schema, recipe
+from pyrovae.sklearn._search import Start
+from pyrovae.tables import Column, Schema, linear, recipe, starts
 
 FLOOR = 1e-2  # of the scale of a likelihood, in standard deviations of the column
 MIXTURE = 10  # components of the prior of a density
 MOST_LATENT = 10
 FEWEST_FOR_RIDGE = 5
-ENOUGH_FOR_A_FLOW = 600  # rows, from which on a flow in the prior of a density gains more than it overfits
+FEW = 100  # rows, too few to hold some out
+MOST_COLUMNS = 64  # of a table whose density starts as a mixture of its columns
+MOST_COMPARED = 5000  # rows; of more, any start is learned from
+RANDOM_START = "10 latent dimensions at most, started at random"
 
 
 def masked(family: families.Family, num_columns: int, hidden: int | Sequence[int], *others: int) -> Conditional:
@@ -46,14 +50,40 @@ def vae(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> mod
     return models.VAE(priors.StandardNormal(num), reals(x.shape[1], hidden, num), encoder)
 
 
-def density(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> models.VAE:
-    """A VAE for log p(x). Of up to `MOST_LATENT` columns it starts as their Gaussian mixture, see `pyrovae.tables.vae`."""
-    if not starts_as_mixture(x.shape[1], n_components, hidden):
-        return flexible(x, n_components, hidden)
+def densities(
+    num_rows: int, num_columns: int, n_components: int | None, hidden: int | Sequence[int], *, compared: bool
+) -> list[Start]:
+    """The VAEs for log p(x) of which one is kept, the usual one first: see `pyrovae.tables.starts`."""
+    at_random = Start(RANDOM_START, lambda x: flexible(x, n_components, hidden))
+    if n_components is not None or not as_widths("hidden_layer_sizes", hidden) or num_columns > MOST_COLUMNS:
+        return [at_random]
+    others: Sequence[str] = ()
+    if compared and num_rows <= MOST_COMPARED:  # codes at random were better in some tables of eight columns, too
+        others = [*(one for one in starts.also(num_rows, num_rows, num_columns) if one != starts.RANDOM), starts.RANDOM]
+    made = {
+        starts.FLOW: Start("a mixture and a flow as prior", lambda x: copies(x, hidden, "flow"), rate=3e-3),
+        starts.MIXTURE: Start("a mixture as prior", lambda x: copies(x, hidden, "mixture")),
+        starts.RANDOM: at_random,
+    }
+    return [made[name] for name in (starts.usual(num_rows), *others)]
+
+
+def imputers(
+    num_rows: int, num_columns: int, n_components: int | None, hidden: int | Sequence[int], *, compared: bool
+) -> list[Start]:
+    """The models of which one fills in gaps, the usual one first; of few rows one Normal of all columns is the usual one."""
+    usual = densities(num_rows, num_columns, n_components, hidden, compared=False)
+    if not compared or num_columns > MOST_COLUMNS:
+        return usual
+    one = Start("a Normal with full covariance", linear.normal, trained=False)
+    return [one, *usual] if num_rows < FEW else [*usual, one]
+
+
+def copies(x: Tensor, hidden: int | Sequence[int], prior: str) -> models.VAE:
+    """A VAE that starts as the Gaussian mixture of the rows, see `pyrovae.tables.vae`."""
     schema = Schema(tuple(Column(str(number), "real") for number in range(x.shape[1])))
-    prior = "flow" if len(x) >= ENOUGH_FOR_A_FLOW else "mixture"
     seed = int(torch.randint(2**31 - 1, ()))  # of the estimator's random state
-    return recipe.vae(schema, x, hidden=hidden, prior=prior, gaps=True, seed=seed)
+    return recipe.vae(schema, x, hidden=hidden, prior=prior, covariance="any", gaps=True, seed=seed)
 
 
 def detector(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> models.VAE:
@@ -62,11 +92,6 @@ def detector(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -
     num = min(max(1, columns - 1), MOST_LATENT) if n_components is None else n_components
     encoder = masked(families.FullNormal(num), columns, hidden)
     return models.VAE(priors.StandardNormal(num), reals(columns, hidden, num, scale="column"), encoder)
-
-
-def starts_as_mixture(num_columns: int, n_components: int | None, hidden: int | Sequence[int]) -> bool:
-    """Whether `density` makes the model that starts as a Gaussian mixture, which has a network beside its copies."""
-    return n_components is None and num_columns <= MOST_LATENT and len(as_widths("hidden_layer_sizes", hidden)) > 0
 
 
 def flexible(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> models.VAE:

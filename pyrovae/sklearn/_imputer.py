@@ -6,14 +6,20 @@ import warnings
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.impute import MissingIndicator
 from sklearn.utils.validation import _check_feature_names_in
+from torch import Tensor
 
+from pyrovae.fitted.fitted import Fit
+from pyrovae.models.linear import LinearPosterior
 from pyrovae.objectives.iwelbo import IWELBO
+from pyrovae.pair.common import common_draws
 from pyrovae.recover.imputation import Imputation
 from pyrovae.recover.impute import impute
 from pyrovae.sklearn import _graphs
 from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, VAETransformerMixin, float64, seed_of
+from pyrovae.sklearn._search import MOST_HIDDEN, hidden_in_turn
 
 PARTICLES = 5  # of the bound that is maximised
 
@@ -74,6 +80,7 @@ class VAEImputer(VAETransformerMixin, VAEEstimator):
         n_components: int | None = None,
         *,
         graph: Any = None,
+        search: str = "auto",
         sample_posterior: bool = False,
         n_draws: int = 20,
         add_indicator: bool = False,
@@ -82,7 +89,7 @@ class VAEImputer(VAETransformerMixin, VAEEstimator):
         hidden_layer_sizes: int | tuple[int, ...] = (64,),
         max_iter: int = 300,
         batch_size: int = 128,
-        learning_rate_init: float = 1e-2,
+        learning_rate_init: float | None = None,
         validation_fraction: float | None = 0.1,
         n_iter_no_change: int | None = 50,
         n_particles: int = 400,
@@ -90,12 +97,8 @@ class VAEImputer(VAETransformerMixin, VAEEstimator):
         random_state: Any = None,
         verbose: bool = False,
     ) -> None:
-        self.n_components, self.graph, self.sample_posterior, self.n_draws = (
-            n_components,
-            graph,
-            sample_posterior,
-            n_draws,
-        )
+        self.n_components, self.graph, self.search = n_components, graph, search
+        self.sample_posterior, self.n_draws = sample_posterior, n_draws
         self.add_indicator, self.keep_empty_features, self.standardize = add_indicator, keep_empty_features, standardize
         self.hidden_layer_sizes, self.max_iter, self.batch_size = hidden_layer_sizes, max_iter, batch_size
         self.learning_rate_init, self.validation_fraction = learning_rate_init, validation_fraction
@@ -110,10 +113,22 @@ class VAEImputer(VAETransformerMixin, VAEEstimator):
         some = rows[:, self._known]
         some = some[~np.isnan(some).all(1)]  # rows without anything say nothing
         self._learn_scale(some)
-        how = self.n_components, self.hidden_layer_sizes
-        loss = IWELBO(num_particles=PARTICLES)
-        self._fit_pair([self._scaled(some)], lambda x: _graphs.density(x, *how), loss=loss)
+        starts = _graphs.imputers(
+            len(some), some.shape[1], self.n_components, self.hidden_layer_sizes, compared=self.search == "auto"
+        )
+        self._fit_best(self._scaled(some), starts, self._judge, loss=IWELBO(num_particles=PARTICLES))
         return self
+
+    def _judge(self, fitted: Fit, rows: Tensor) -> Tensor:
+        """Minus the squared error of observed entries that are hidden in turn, a mean for each row, `(M,)`."""
+        rows = rows[:MOST_HIDDEN]
+        total, count = torch.zeros(len(rows)), torch.zeros(len(rows))
+        for holed, where in hidden_in_turn(rows, DRAW_SEED):
+            with common_draws(DRAW_SEED):
+                mean = self._impute(fitted, holed, 1, DRAW_SEED).mean
+            total += (mean - rows).square().where(where, 0.0).sum(1)
+            count += where.sum(1)
+        return -total / count
 
     def transform(self, X: Any) -> Array:
         """Rows `(N, D)` with their missing entries filled in, `(N, D')` float64, or float32 where the rows are."""
@@ -154,10 +169,15 @@ class VAEImputer(VAETransformerMixin, VAEEstimator):
         some = rows[:, self._known]
         if not np.isnan(some).any():
             return None
+        return self._impute(self.fit_, self._scaled(some), num, seed)
+
+    def _impute(self, fitted: Fit, x: Tensor, num: int, seed: int) -> Imputation:
+        """What `pv.impute` says of standardised rows; a guide that is exact is a proposal that cannot be refined."""
+        exact = isinstance(getattr(fitted.pair, "encoder", None), LinearPosterior)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="In .* rows fewer than")  # of draws: those of such rows are moved
-            how: dict[str, Any] = {"num_particles": self.n_particles, "proposal": self.proposal, "seed": seed}
-            return impute(self.fit_, self._scaled(some), num, **how)
+            proposal = "guide" if exact else self.proposal
+            return impute(fitted, x, num, num_particles=self.n_particles, proposal=proposal, seed=seed)
 
     def _drawn(self, rows: Array, num: int) -> Array:
         seed = seed_of(self.random_state)

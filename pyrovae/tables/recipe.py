@@ -22,9 +22,11 @@ from pyrovae.pair.arrays import as_tensor
 from pyrovae.tables.schema import Schema
 
 KINDS = ("mixture", "flow", "normal")
+COVARIANCES = {"full": ("full",), "any": ("full", "tied", "diag", "spherical")}
 FLOOR = 1e-2  # of the noise of each number, in standard deviations
 NOISE = 0.1  # of each number at the start, in standard deviations
 MOST_COMPONENTS = 15
+ROWS_EACH = 10  # for each component of which less is learned than a covariance
 MOST_ROWS = 5000  # that it is started from
 EM_STEPS = 30  # of the Normal by which gaps are filled before the mixture
 MOST_EXTRA = 8  # latent dimensions for columns of classes
@@ -39,6 +41,7 @@ def vae(
     prior: str | nn.Module = "mixture",
     gaps: bool | None = None,
     ordered: bool = False,
+    covariance: str = "full",
     seed: int = 0,
 ) -> VAE:
     """A VAE for the rows of a table, `p(z) prod_d p(x_d | z)`, which starts as a Gaussian mixture of its numbers.
@@ -59,6 +62,8 @@ def vae(
         gaps: Whether cells may be missing; by default whether some of these rows have a gap.
         ordered: Whether the likelihood of ordinal columns is `OrderedLogistic`, which uses their order, with a scale for each
             row (`scale="net"`); else each value has a probability of its own.
+        covariance: Of the mixture at the start: "full", or "any", where BIC also chooses among those that all components share,
+            diagonal ones and multiples of the identity, as few rows of many columns need. They are learned as full ones.
         seed: Seed of the mixture.
 
     Returns:
@@ -66,7 +71,7 @@ def vae(
         training rows have some.
 
     Raises:
-        OptionError: `prior` is unknown.
+        OptionError: `prior` or `covariance` is unknown.
 
     References:
         McLachlan and Peel 2000, *Finite Mixture Models*; Tomczak and Welling 2018, arXiv:1705.07120, on mixtures as priors.
@@ -86,6 +91,10 @@ def vae(
     n = len(schema.numbers)
     size = latent_size(schema) if latent is None else as_count("latent", latent, also=", or None")
     seed = as_seed(seed, least=0, most=2**32 - 1)
+    if covariance not in COVARIANCES:
+        raise OptionError(
+            f"tables.vae needs covariance to be one of {', '.join(map(repr, COVARIANCES))}, got {covariance!r}."
+        )
     copied = n if size >= n else 0
     seen = families.Features(family, mask=bool(rows.isnan().any()) if gaps is None else gaps)
     guide = families.FullNormal(size) if size > 1 else families.Normal(size)
@@ -93,7 +102,9 @@ def vae(
     encoder = nets.Skip(nets.MLP(seen.num_features, tuple(guide.param_shape), hidden, nn.ELU), copied)
     likelihood = Conditional(decoder, family)
     made = VAE(
-        prior=_prior(prior, size, _without_gaps(family.features(rows)[:, :copied], seed), seed),
+        prior=_prior(
+            prior, size, _without_gaps(family.features(rows)[:, :copied], seed), seed, COVARIANCES[covariance]
+        ),
         likelihood=observed_only(likelihood),
         encoder=Conditional(nets.Behind(seen, encoder), guide),
     )
@@ -221,7 +232,7 @@ def _given_the_rest(x: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor
     return mean + (weights @ deviation.unsqueeze(-1)).squeeze(-1), covariance - weights @ across.mT
 
 
-def _prior(kind: str | nn.Module, size: int, numbers: Tensor, seed: int) -> nn.Module:
+def _prior(kind: str | nn.Module, size: int, numbers: Tensor, seed: int, covariances: Sequence[str]) -> nn.Module:
     copied = numbers.shape[1]
     if isinstance(kind, nn.Module):
         return kind
@@ -234,13 +245,13 @@ def _prior(kind: str | nn.Module, size: int, numbers: Tensor, seed: int) -> nn.M
     if not copied:
         mixture = priors.MixtureOfNormals(size, covariance="full" if size > 1 else "diag")
     else:
-        found = mixture_of(numbers, seed)
+        found = mixture_of(numbers, seed, covariances)
         k = found.n_components
         mixture = priors.MixtureOfNormals(size, k, covariance="full" if size > 1 else "diag")
         loc = torch.zeros(k, size, dtype=torch.float64)
         covariance = torch.eye(size, dtype=torch.float64).repeat(k, 1, 1)
         loc[:, :copied] = torch.from_numpy(found.means_)
-        values, vectors = torch.linalg.eigh(torch.from_numpy(found.covariances_))
+        values, vectors = torch.linalg.eigh(_full(found))
         values = (values - NOISE**2).clamp_min((NOISE / 2) ** 2)  # the decoder's noise comes on top
         covariance[:, :copied, :copied] = (vectors * values.unsqueeze(-2)) @ vectors.mT
         mixture.start_from(torch.from_numpy(found.weights_), loc, covariance)
@@ -249,18 +260,33 @@ def _prior(kind: str | nn.Module, size: int, numbers: Tensor, seed: int) -> nn.M
     return mixture if kind == "mixture" else priors.FlowPrior(size, transforms=2, hidden=(32,), base=mixture)
 
 
-def mixture_of(numbers: Tensor, seed: int) -> GaussianMixture:
-    """scikit-learn's Gaussian mixture of rows, `(N, D)`, with as many components as BIC finds best."""
+def mixture_of(numbers: Tensor, seed: int, covariances: Sequence[str] = ("full",)) -> GaussianMixture:
+    """scikit-learn's Gaussian mixture of rows, `(N, D)`, with as many components, and such covariances, as BIC finds best."""
     x = (
         numbers[torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))[:MOST_ROWS]]
         .double()
         .numpy()
     )
-    most = max(1, min(MOST_COMPONENTS, len(x) // (2 * (x.shape[1] + 1))))
+    how: dict[str, Any] = {"n_init": 2, "reg_covar": 1e-4, "random_state": seed}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        tried = [GaussianMixture(k, n_init=2, reg_covar=1e-4, random_state=seed).fit(x) for k in range(1, most + 1)]
+        tried = []
+        for kind in covariances:
+            rows_each = 2 * (x.shape[1] + 1) if kind == "full" else ROWS_EACH
+            most = max(1, min(MOST_COMPONENTS, len(x) // rows_each))
+            tried += [GaussianMixture(k, covariance_type=kind, **how).fit(x) for k in range(1, most + 1)]
         return min(tried, key=lambda one: float(one.bic(x)))
+
+
+def _full(found: GaussianMixture) -> Tensor:
+    """The covariance of each component of a mixture, `(K, D, D)`."""
+    values = torch.from_numpy(found.covariances_)
+    k, d = found.means_.shape
+    if found.covariance_type == "spherical":
+        return values[:, None, None] * torch.eye(d, dtype=values.dtype)
+    if found.covariance_type == "diag":
+        return torch.diag_embed(values)
+    return values.expand(k, d, d)
 
 
 def _start_as_copies(decoder: nets.Skip, encoder: nets.Skip, copied: int, size: int, floor: float) -> None:
