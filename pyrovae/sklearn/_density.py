@@ -192,15 +192,22 @@ class Scored(VAEEstimator):
 class VAEDensity(DensityMixin, Scored):
     """`log p(x)` of rows, with the methods of `GaussianMixture`: `score_samples`, `score`, `sample`.
 
-    By default a VAE of up to ten columns starts as their Gaussian mixture, see `pyrovae.tables.vae`, and learns what that
-    leaves; from 600 rows on its prior has a flow, too. With more columns, with `n_components`, or without hidden layers it has
-    a mixture of 10 Normals as prior and starts at random. In both, the likelihood of the standardised columns is a Normal whose
-    mean and standard deviation depend on z, and the guide has a full covariance. Missing entries (NaN) are integrated out.
+    By default a few VAEs are fitted, and the one is kept under which the validation rows are most probable:
+
+    - one that starts as a Gaussian mixture of the rows, see `pyrovae.tables.vae`, and learns what that leaves,
+    - the same with a flow in its prior, of 300 rows and more; of more than 2,000 in place of the first,
+    - one that starts at random, with a mixture of 10 Normals as prior and a dimension of z for each column, at most 10.
+
+    Of fewer than 100 rows none are held out, so that nothing can be compared: the first is fitted. Of more than 5,000 it is the
+    second. With more than 64 columns, with `n_components`, or without hidden layers it is the third. In all, the likelihood of
+    the standardised columns is a Normal whose mean and standard deviation depend on z, and the guide has a full covariance.
+    Missing entries (NaN) are integrated out.
 
     Args:
         n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
         graph: Another model and guide: a pair, of which a copy is fitted, or a function of the training rows,
             `(N, D)` float64, that returns one.
+        search: "auto", or "none": the first of these, or from 300 rows on the second, is fitted, and nothing is compared.
         standardize: Whether the model sees columns with mean 0 and standard deviation 1. Densities are always those of X.
         hidden_layer_sizes: Widths of the hidden layers of the default networks, an int for one layer.
         max_iter: The most passes over the rows.
@@ -217,7 +224,8 @@ class VAEDensity(DensityMixin, Scored):
         verbose: Whether to show the progress of the fit.
 
     Attributes:
-        fit_: The `pv.Fit`, for all other questions; its rows are the standardised ones.
+        fit_: The `pv.Fit`, for all other questions; its rows are the standardised ones. `fit_.info["search"]` has the mean log
+            p(x) of the validation rows under each model that was compared, in nats per standardised row.
         n_iter_: How many passes over the rows the fit took.
         n_features_in_, feature_names_in_: As in scikit-learn.
 

@@ -24,6 +24,7 @@ FEWEST_FOR_RIDGE = 5
 FEW = 100  # rows, too few to hold some out
 MOST_COLUMNS = 64  # of a table whose density starts as a mixture of its columns
 MOST_COMPARED = 5000  # rows; of more, any start is learned from
+MIXTURE_START = "a mixture as prior"
 RANDOM_START = "10 latent dimensions at most, started at random"
 
 
@@ -62,7 +63,7 @@ def densities(
         others = [*(one for one in starts.also(num_rows, num_rows, num_columns) if one != starts.RANDOM), starts.RANDOM]
     made = {
         starts.FLOW: Start("a mixture and a flow as prior", lambda x: copies(x, hidden, "flow"), rate=3e-3),
-        starts.MIXTURE: Start("a mixture as prior", lambda x: copies(x, hidden, "mixture")),
+        starts.MIXTURE: Start(MIXTURE_START, lambda x: copies(x, hidden, "mixture")),
         starts.RANDOM: at_random,
     }
     return [made[name] for name in (starts.usual(num_rows), *others)]
@@ -71,12 +72,19 @@ def densities(
 def imputers(
     num_rows: int, num_columns: int, n_components: int | None, hidden: int | Sequence[int], *, compared: bool
 ) -> list[Start]:
-    """The models of which one fills in gaps, the usual one first; of few rows one Normal of all columns is the usual one."""
-    usual = densities(num_rows, num_columns, n_components, hidden, compared=False)
+    """The models of which one fills in gaps, the usual one first; of few rows one Normal of all columns is the usual one.
+
+    A flow in the prior fills in no better (800 rows of abalone: errors of 0.371 with it and 0.361 without), in four times the
+    time.
+    """
+    if n_components is not None or not as_widths("hidden_layer_sizes", hidden) or num_columns > MOST_COLUMNS:
+        usual = Start(RANDOM_START, lambda x: flexible(x, n_components, hidden))
+    else:
+        usual = Start(MIXTURE_START, lambda x: copies(x, hidden, "mixture"))
     if not compared or num_columns > MOST_COLUMNS:
-        return usual
+        return [usual]
     one = Start("a Normal with full covariance", linear.normal, trained=False)
-    return [one, *usual] if num_rows < FEW else [*usual, one]
+    return [one, usual] if num_rows < FEW else [usual, one]
 
 
 def copies(x: Tensor, hidden: int | Sequence[int], prior: str) -> models.VAE:

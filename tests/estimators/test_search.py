@@ -99,10 +99,10 @@ def test_a_default_graph_does_not_see_the_rows_that_judge_it(kind: Any, monkeypa
 
 
 def test_a_density_says_what_it_compared() -> None:
-    found = VAEDensity(**QUICK).fit(line(400)).fit_.info["search"]
+    found = VAEDensity(**QUICK).fit(line(400, 2)).fit_.info["search"]
     assert list(found)[:2] == ["a mixture and a flow as prior", "a mixture as prior"]
     assert all(np.isfinite(score) for score in found.values())
-    assert "search" not in VAEDensity(search="none", **QUICK).fit(line(400)).fit_.info
+    assert "search" not in VAEDensity(search="none", **QUICK).fit(line(400, 2)).fit_.info
     assert "search" not in VAEDensity(n_components=2, **QUICK).fit(line()).fit_.info
     assert "search" not in VAEDensity(validation_fraction=None, **QUICK).fit(line()).fit_.info
     assert "search" not in VAEDensity(**QUICK).fit(line(60)).fit_.info  # too few rows to judge by
