@@ -195,7 +195,8 @@ class VAEDensity(DensityMixin, Scored):
     By default a few VAEs are fitted, and the one is kept under which the validation rows are most probable:
 
     - one that starts as a Gaussian mixture of the rows, see `pyrovae.tables.vae`, and learns what that leaves,
-    - the same with a flow in its prior, of 300 rows and more; of more than 2,000 in place of the first,
+    - the same with a flow in its prior, of 300 rows and more; of more than 2,000 in place of the first; once with noise of a
+      tenth of a standard deviation at the start, and once with as little as the mixture leaves each column,
     - one that starts at random, with a mixture of 10 Normals as prior and a dimension of z for each column, at most 10.
 
     Of fewer than 100 rows none are held out, so that nothing can be compared: the first is fitted. Of more than 5,000 it is the

@@ -24,7 +24,7 @@ FEWEST_FOR_RIDGE = 5
 FEW = 100  # rows, too few to hold some out
 MOST_COLUMNS = 64  # of a table whose density starts as a mixture of its columns
 MOST_COMPARED = 5000  # rows; of more, any start is learned from
-MIXTURE_START = "a mixture as prior"
+MIXTURE_START, FLOW_START = "a mixture as prior", "a mixture and a flow as prior"
 RANDOM_START = "10 latent dimensions at most, started at random"
 
 
@@ -62,11 +62,15 @@ def densities(
     if compared and num_rows <= MOST_COMPARED:  # codes at random were better in some tables of eight columns, too
         others = [*(one for one in starts.also(num_rows, num_rows, num_columns) if one != starts.RANDOM), starts.RANDOM]
     made = {
-        starts.FLOW: Start("a mixture and a flow as prior", lambda x: copies(x, hidden, "flow"), rate=3e-3),
+        starts.FLOW: Start(FLOW_START, lambda x: copies(x, hidden, "flow"), rate=3e-3),
         starts.MIXTURE: Start(MIXTURE_START, lambda x: copies(x, hidden, "mixture")),
         starts.RANDOM: at_random,
     }
-    return [made[name] for name in (starts.usual(num_rows), *others)]
+    found = [made[name] for name in (starts.usual(num_rows), *others)]
+    if others and starts.usual(num_rows) == starts.FLOW:
+        narrow = Start(FLOW_START + ", with little noise", lambda x: copies(x, hidden, "flow", narrow=True), rate=3e-3)
+        found.insert(1, narrow)
+    return found
 
 
 def imputers(
@@ -87,11 +91,11 @@ def imputers(
     return [one, usual] if num_rows < FEW else [usual, one]
 
 
-def copies(x: Tensor, hidden: int | Sequence[int], prior: str) -> models.VAE:
+def copies(x: Tensor, hidden: int | Sequence[int], prior: str, narrow: bool = False) -> models.VAE:
     """A VAE that starts as the Gaussian mixture of the rows, see `pyrovae.tables.vae`."""
     schema = Schema(tuple(Column(str(number), "real") for number in range(x.shape[1])))
     seed = int(torch.randint(2**31 - 1, ()))  # of the estimator's random state
-    return recipe.vae(schema, x, hidden=hidden, prior=prior, covariance="any", gaps=True, seed=seed)
+    return recipe.vae(schema, x, hidden=hidden, prior=prior, covariance="any", narrow=narrow, gaps=True, seed=seed)
 
 
 def detector(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> models.VAE:

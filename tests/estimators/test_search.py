@@ -100,7 +100,7 @@ def test_a_default_graph_does_not_see_the_rows_that_judge_it(kind: Any, monkeypa
 
 def test_a_density_says_what_it_compared() -> None:
     found = VAEDensity(**QUICK).fit(line(400, 2)).fit_.info["search"]
-    assert list(found)[:2] == ["a mixture and a flow as prior", "a mixture as prior"]
+    assert next(iter(found)) == "a mixture and a flow as prior" and "a mixture as prior" in found
     assert all(np.isfinite(score) for score in found.values())
     assert "search" not in VAEDensity(search="none", **QUICK).fit(line(400, 2)).fit_.info
     assert "search" not in VAEDensity(n_components=2, **QUICK).fit(line()).fit_.info

@@ -202,6 +202,21 @@ def test_of_any_covariances_bic_chooses_those_that_few_rows_can_say(kind: str) -
     )
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_column_that_others_determine_starts_as_narrow_as_it_is_asked_for(narrow: bool) -> None:
+    """Of x, x + 0.04 e and a third column the density at the start is the mixture's own only with little noise."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 3, generator=random, dtype=torch.float64)
+    x[:, 1] = x[:, 0] + 0.04 * x[:, 1]
+    rows = (x - x.mean(0)) / x.std(0)
+    schema = pv.tables.Schema(tuple(pv.tables.Column(str(number), "real") for number in range(3)))
+    model = pv.tables.vae(schema, rows[:300], narrow=narrow, seed=0).double()
+    fitted = pv.fit(model, rows[:300], epochs=0, progress=False)
+    lost = recipe.mixture_of(rows[:300], 0).score_samples(rows[300:].numpy()).mean()
+    lost -= pv.log_likelihood(fitted, rows[300:], 100, seed=0).mean().item()
+    assert -0.3 < lost < 0.3 if narrow else lost > 0.6
+
+
 def test_the_normal_of_rows_with_gaps_is_that_of_their_likelihood() -> None:
     """Where only the second of two columns has gaps, the maximum is known: Anderson 1957, JASA 52(278)."""
     random = torch.Generator().manual_seed(0)
