@@ -7,7 +7,8 @@ compared. The mixture has as many components, up to 15, and such covariances (fu
 on the training rows; full ones of at least two rows for each of their numbers, with 1e-4 added to variances. Which models
 `VAEDensity` compares, and how, was chosen on 200 and 700 rows of white wine, 250 and 800 of abalone, 150 and 600 of banknote,
 and rows of linear models; earlier versions of its models on iris, wine, breast cancer, moons, s curve, swiss roll, blobs and
-friedman. With DIR, the folder of the UCI tables, 800 rows of yeast.data are judged, too. One thread. Figures go to
+friedman. Diabetes showed that a column of two values asks for a start with little noise, and that fits are not to be left
+early. With DIR, the folder of the UCI tables, 800 rows of yeast.data are judged, too. One thread. Figures go to
 benchmarks/results/densities-cpu.json.
 """
 

@@ -29,7 +29,6 @@ from pyrovae.pair.program import PairLike, arguments
 from pyrovae.pair.turns import turn
 from pyrovae.sklearn._search import RATE, Judge, Start, best_fit
 from pyrovae.tables.recipe import EM_STEPS
-from pyrovae.tables.starts import Race, best_elbo
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 
@@ -44,7 +43,7 @@ Graph = Callable[..., PairLike]
 DRAW_SEED = 20_131_220  # of the base draws that all rows share
 EAGER_BELOW = 300  # steps, in which a trace would not pay off
 FEWEST_VALIDATION_ROWS = 10
-UNTRAINED: dict[str, Any] = {"epochs": 0, "validation": None, "patience": None, "schedule": None, "callbacks": []}
+UNTRAINED: dict[str, Any] = {"epochs": 0, "validation": None, "patience": None, "schedule": None}
 
 
 class VAEEstimator(BaseEstimator):
@@ -121,11 +120,10 @@ class VAEEstimator(BaseEstimator):
         judges = self._held_out_by(seed, len(x))
         learned = np.setdiff1d(np.arange(len(x)), judges)
 
-        def fit_one(start: Start, best: Fit | None) -> Fit:
+        def fit_one(start: Start) -> Fit:
             seed_torch(seed)
             pair = make_pair(None, start.graph, [x[learned]])
-            watch = {} if best is None else {"callbacks": [Race(best_elbo(best))]}
-            how = options | watch | ({} if start.trained else UNTRAINED)
+            how = options | ({} if start.trained else UNTRAINED)
             return self._train(pair, [x], seed, rate=start.rate, **how)
 
         with float64(), fork_rng():

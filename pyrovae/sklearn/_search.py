@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae.errors import PyrovaeError
 from pyrovae.fitted.fitted import Fit
-from pyrovae.tables.starts import MOST_JUDGES, Behind, mean_of
+from pyrovae.tables.starts import MOST_JUDGES, mean_of
 
 RATE = 1e-2  # the highest learning rate that suits most graphs
 GROUPS = 5  # of the entries of a row, of which each is hidden once
@@ -37,31 +37,31 @@ class Start:
     trained: bool = True
 
 
-def best_fit(starts: Sequence[Start], fit: Callable[[Start, Fit | None], Fit], judge: Judge, judges: Tensor) -> Fit:
+def best_fit(starts: Sequence[Start], fit: Callable[[Start], Fit], judge: Judge, judges: Tensor) -> Fit:
     """The fit of the start with the highest mean score of rows held out; of a single start, its fit.
 
-    What was found is in its `info["search"]`, the mean score of each start by its name; starts that were left early, or whose
-    fit diverged, are missing there.
+    What was found is in its `info["search"]`, the mean score of each start by its name; those whose fit diverged are missing.
+    No fit is left early: a start with little noise is behind after a third of its epochs, and may end first.
 
     Args:
         starts: At least one, the usual one first.
-        fit: Called with a start, and the best fit so far.
+        fit: Called with a start.
         judge: Scores of rows that a fit has not learned from, `(M,)`.
         judges: These rows, `(M, D)`.
 
     Raises:
         PyrovaeError: The first start cannot be fitted.
     """
-    best = fit(starts[0], None)
+    best = fit(starts[0])
     if len(starts) == 1:
         return best
     found = {starts[0].name: mean_of(judge(best, judges[:MOST_JUDGES]))}
     highest = found[starts[0].name]
     for start in starts[1:]:
         try:
-            tried = fit(start, best)
+            tried = fit(start)
             found[start.name] = mean_of(judge(tried, judges[:MOST_JUDGES]))
-        except (Behind, PyrovaeError):
+        except PyrovaeError:
             continue
         if found[start.name] > highest:
             best, highest = tried, found[start.name]
