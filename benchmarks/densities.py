@@ -4,7 +4,7 @@
 
 A quarter of the rows is held out in each split; columns are standardised first, so that densities of different data sets can be
 compared. The mixture has as many components, up to 15, and such covariances (full, tied, diagonal, spherical) as BIC finds best
-on the training rows; full ones of at least two rows for each of their numbers, with 1e-4 added to variances. Which models
+on the training rows; at most one full one for every 2 (D + 1) rows of D columns, and 1e-4 added to variances. Which models
 `VAEDensity` compares, and how, was chosen on 200 and 700 rows of white wine, 250 and 800 of abalone, 150 and 600 of banknote,
 and rows of linear models; earlier versions of its models on iris, wine, breast cancer, moons, s curve, swiss roll, blobs and
 friedman. Diabetes showed that a column of two values asks for a start with little noise, and that fits are not to be left
