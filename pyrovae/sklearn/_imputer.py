@@ -27,15 +27,16 @@ PARTICLES = 5  # of the bound that is maximised
 class VAEImputer(VAETransformerMixin, VAEEstimator):
     """`E[x_missing | x_observed]`, or draws: missing entries (NaN) filled in, as by `IterativeImputer`.
 
-    By default two models are fitted to the observed entries, and the one is kept that is nearer to observed entries of the
-    validation rows, each of which is hidden once, a fifth of a row's at a time:
+    By default two models are fitted to the observed entries, and judged by those of the validation rows, each of which is
+    hidden once, a fifth of a row's at a time:
 
-    - a VAE that starts as a Gaussian mixture of the rows, as that of `VAEDensity` does, fitted by the importance-weighted bound
-      of 5 draws, whose guide is told which entries are missing,
     - one Normal with full covariance, found by EM, which few rows, and columns that depend on one another linearly, are best
-      described by.
+      described by,
+    - a VAE that starts as a Gaussian mixture of the rows, as that of `VAEDensity` does, fitted by the importance-weighted bound
+      of 5 draws, whose guide is told which entries are missing. It is kept where its squared error is lower by more than the
+      standard error of the difference.
 
-    Of fewer than 100 rows none are held out, so that nothing can be compared: the Normal is taken. A filled entry is a mean
+    Where no rows are held out, as of fewer than 100, nothing can be compared: the Normal is taken. A filled entry is a mean
     over the posterior of z, by a proposal refined for each row, see `pv.impute`; that of the Normal is exact.
 
     Args:
@@ -123,7 +124,7 @@ class VAEImputer(VAETransformerMixin, VAEEstimator):
         some = some[~np.isnan(some).all(1)]  # rows without anything say nothing
         self._learn_scale(some)
         starts = _graphs.imputers(
-            len(some), some.shape[1], self.n_components, self.hidden_layer_sizes, compared=self.search == "auto"
+            some.shape[1], self.n_components, self.hidden_layer_sizes, compared=self.search == "auto"
         )
         self._fit_best(self._scaled(some), starts, self._judge, loss=IWELBO(num_particles=PARTICLES))
         return self

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae.errors import PyrovaeError
 from pyrovae.fitted.fitted import Fit
-from pyrovae.tables.starts import MOST_JUDGES, mean_of
+from pyrovae.tables.starts import MOST_JUDGES, error_of, mean_of
 
 RATE = 1e-2  # the highest learning rate that suits most graphs
 GROUPS = 5  # of the entries of a row, of which each is hidden once
@@ -29,12 +29,15 @@ class Start:
         graph: Makes it of the training rows.
         rate: The highest learning rate that suits it.
         trained: Whether it is fitted by gradient steps; else it is kept as it is made.
+        leads: Whether it has to be ahead of the best one before by more than the standard error of the difference, so that
+            chance alone does not choose it in place of a simpler one.
     """
 
     name: str
     graph: Callable[[Tensor], Any]
     rate: float = RATE
     trained: bool = True
+    leads: bool = False
 
 
 def best_fit(starts: Sequence[Start], fit: Callable[[Start], Fit], judge: Judge, judges: Tensor) -> Fit:
@@ -55,16 +58,18 @@ def best_fit(starts: Sequence[Start], fit: Callable[[Start], Fit], judge: Judge,
     best = fit(starts[0])
     if len(starts) == 1:
         return best
-    found = {starts[0].name: mean_of(judge(best, judges[:MOST_JUDGES]))}
-    highest = found[starts[0].name]
+    highest = judge(best, judges[:MOST_JUDGES])
+    found = {starts[0].name: mean_of(highest)}
     for start in starts[1:]:
         try:
             tried = fit(start)
-            found[start.name] = mean_of(judge(tried, judges[:MOST_JUDGES]))
+            scores = judge(tried, judges[:MOST_JUDGES])
         except PyrovaeError:
             continue
-        if found[start.name] > highest:
-            best, highest = tried, found[start.name]
+        found[start.name] = mean_of(scores)
+        lead = error_of(scores - highest) if start.leads else 0.0
+        if found[start.name] > mean_of(highest) + lead:
+            best, highest = tried, scores
     best.info["search"] = found
     return best
 

@@ -64,6 +64,25 @@ def test_the_start_with_the_highest_score_is_kept() -> None:
         search({"first": None, "second": -1.0})
 
 
+@pytest.mark.parametrize(("scores", "kept"), [((2.0, -1.0, 1.0), "first"), ((1.0, 0.5, 1.5), "second")])
+def test_a_start_that_has_to_lead_does_so_by_its_standard_error(scores: tuple[float, ...], kept: str) -> None:
+    """By 0.67 +- 0.88, and by 1.0 +- 0.29."""
+    of = {"first": torch.zeros(3), "second": torch.tensor(scores)}
+    starts = [Start("first", lambda x: x), Start("second", lambda x: x, leads=True)]
+
+    def judge(fitted: Any, rows: torch.Tensor) -> torch.Tensor:
+        return of[fitted.name]
+
+    def fit(start: Start) -> Any:
+        return Told(start.name)
+
+    found: Any = best_fit(starts, fit, judge, torch.zeros(3, 2))
+    assert found.name == kept
+    starts[1] = Start("second", lambda x: x)
+    found = best_fit(starts, fit, judge, torch.zeros(3, 2))
+    assert found.name == "second"
+
+
 def test_each_observed_entry_is_hidden_once() -> None:
     rows = torch.from_numpy(with_gaps(line(40, 7), 0.4))
     times = torch.zeros(rows.shape)
