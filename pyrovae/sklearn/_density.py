@@ -200,7 +200,7 @@ class VAEDensity(DensityMixin, Scored):
     - one that starts at random, with a mixture of 10 Normals as prior and a dimension of z for each column, at most 10.
 
     Of fewer than 100 rows none are held out, so that nothing can be compared: the first is fitted. Of more than 5,000 it is the
-    second. With more than 64 columns, with `n_components`, or without hidden layers it is the third. In all, the likelihood of
+    second. With more than 32 columns, with `n_components`, or without hidden layers it is the third. In all, the likelihood of
     the standardised columns is a Normal whose mean and standard deviation depend on z, and the guide has a full covariance.
     Missing entries (NaN) are integrated out.
 

@@ -21,7 +21,8 @@ FLOOR = 1e-2  # of the scale of a likelihood, in standard deviations of the colu
 MIXTURE = 10  # components of the prior of a density
 MOST_LATENT = 10
 FEWEST_FOR_RIDGE = 5
-MOST_COLUMNS = 64  # of a table whose density starts as a mixture of its columns
+MOST_COPIED = 32  # columns of a table whose density starts as a mixture of them; more were not tried
+MOST_COLUMNS = 64  # of a table that is compared with one Normal
 MOST_COMPARED = 5000  # rows; of more, any start is learned from
 MIXTURE_START, FLOW_START = "a mixture as prior", "a mixture and a flow as prior"
 RANDOM_START = "10 latent dimensions at most, started at random"
@@ -55,7 +56,7 @@ def densities(
 ) -> list[Start]:
     """The VAEs for log p(x) of which one is kept, the usual one first: see `pyrovae.tables.starts`."""
     at_random = Start(RANDOM_START, lambda x: flexible(x, n_components, hidden))
-    if n_components is not None or not as_widths("hidden_layer_sizes", hidden) or num_columns > MOST_COLUMNS:
+    if n_components is not None or not as_widths("hidden_layer_sizes", hidden) or num_columns > MOST_COPIED:
         return [at_random]
     others: Sequence[str] = ()
     if compared and num_rows <= MOST_COMPARED:  # codes at random were better in some tables of eight columns, too
@@ -78,7 +79,7 @@ def imputers(num_columns: int, n_components: int | None, hidden: int | Sequence[
     A flow in the prior fills in no better (800 rows of abalone: errors of 0.371 with it and 0.361 without), in four times the
     time.
     """
-    if n_components is not None or not as_widths("hidden_layer_sizes", hidden) or num_columns > MOST_COLUMNS:
+    if n_components is not None or not as_widths("hidden_layer_sizes", hidden) or num_columns > MOST_COPIED:
         made = Start(RANDOM_START, lambda x: flexible(x, n_components, hidden), leads=True)
     else:
         made = Start(MIXTURE_START, lambda x: copies(x, hidden, "mixture"), leads=True)
