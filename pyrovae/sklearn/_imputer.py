@@ -36,8 +36,9 @@ class VAEImputer(VAETransformerMixin, VAEEstimator):
       of 5 draws, whose guide is told which entries are missing. It is kept where its squared error is lower by more than the
       standard error of the difference.
 
-    Where no rows are held out, as of fewer than 100, nothing can be compared: the Normal is taken. A filled entry is a mean
-    over the posterior of z, by a proposal refined for each row, see `pv.impute`; that of the Normal is exact.
+    Where no rows are held out, as of fewer than 100, nothing can be compared: the Normal is taken. With more than 32 columns
+    the VAE starts at random, and with more than 64 it is fitted without a comparison. A filled entry is a mean over the
+    posterior of z, by a proposal refined for each row, see `pv.impute`; that of the Normal is exact.
 
     Args:
         n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
