@@ -96,9 +96,7 @@ def vae(
     size = latent_size(schema) if latent is None else as_count("latent", latent, also=", or None")
     seed = as_seed(seed, least=0, most=2**32 - 1)
     if covariance not in COVARIANCES:
-        raise OptionError(
-            f"tables.vae needs covariance to be one of {', '.join(map(repr, COVARIANCES))}, got {covariance!r}."
-        )
+        raise OptionError(f"tables.vae needs covariance to be 'full' or 'any', got {covariance!r}.")
     copied = n if size >= n else 0
     seen = families.Features(family, mask=bool(rows.isnan().any()) if gaps is None else gaps)
     guide = families.FullNormal(size) if size > 1 else families.Normal(size)

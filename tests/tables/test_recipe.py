@@ -170,7 +170,7 @@ def test_mistakes() -> None:
     rows = schema.encode(table)
     with pytest.raises(OptionError, match="prior to be one of 'mixture', 'flow', 'normal'"):
         pv.tables.vae(schema, rows, prior="vamp")
-    with pytest.raises(OptionError, match="covariance to be one of 'full', 'any', got 'tied'"):
+    with pytest.raises(OptionError, match="covariance to be 'full' or 'any', got 'tied'"):
         pv.tables.vae(schema, rows, covariance="tied")
     with pytest.raises(OptionError, match="baselines knows 'gaussian mixture'"):
         pv.tables.baselines(schema, rows, rows, names=("forest",))
