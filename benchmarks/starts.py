@@ -57,7 +57,7 @@ def imputer(root: Path | None) -> dict[str, Any]:
             holed = np.where(hidden, np.nan, rows)
             tried = (
                 VAEImputer(graph=before, random_state=mask),
-                VAEImputer(random_state=mask),
+                VAEImputer(search="none", random_state=mask),
                 IterativeImputer(random_state=mask),
             )
             errors.append([np.sqrt(np.square(one.fit_transform(holed) - rows)[hidden].mean()) for one in tried])

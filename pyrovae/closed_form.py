@@ -165,12 +165,12 @@ def _as_pair(model: _Model, mean: Tensor, unit: Tensor, noise: str) -> VAE:
     decoder = mlp(latent, Normal(columns, scale=noise, floor=floor), hidden=())
     encoder = mlp(columns, Normal(latent, scale="column", floor=posterior.min().item() / 10), hidden=())
     forward = weight.T / scale.square() * posterior.square()[:, None]
-    _fill(decoder, weight, mean, scale[0] if noise == "shared" else scale)
-    _fill(encoder, forward, -forward @ mean, posterior)
+    fill_linear(decoder, weight, mean, scale[0] if noise == "shared" else scale)
+    fill_linear(encoder, forward, -forward @ mean, posterior)
     return VAE(StandardNormal(latent), decoder, encoder)
 
 
-def _fill(conditional: Conditional, weight: Tensor, bias: Tensor, scale: Tensor) -> None:
+def fill_linear(conditional: Conditional, weight: Tensor, bias: Tensor, scale: Tensor) -> None:
     """Give a linear conditional its weights, and its family the scale `softplus(raw) + floor`."""
     (layer,) = (part for part in conditional.net.modules() if isinstance(part, nn.Linear))
     family: Any = conditional.family

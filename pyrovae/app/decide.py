@@ -34,10 +34,11 @@ from pyrovae.errors import DataError, OptionError, counted
 if TYPE_CHECKING:
     from pyrovae.batching import transforms
     from pyrovae.data import Dataset
-    from pyrovae.tables import recipe
+    from pyrovae.tables import recipe, starts
     from pyrovae.tables.schema import Schema
 else:
     transforms, recipe = Lazily("pyrovae.batching.transforms"), Lazily("pyrovae.tables.recipe")
+    starts = Lazily("pyrovae.tables.starts")
 
 
 def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
@@ -121,7 +122,6 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
 
 
 LATENT = 10  # dimensions where nothing else is said
-ENOUGH_FOR_A_FLOW = 300  # training rows of a table, from which on a flow in the prior gains more than it overfits
 ENOUGH_FOR_MORE_STEPS = 2000  # training rows of a table; two tables of some 5,000 rows gained 0.1 and 0.4 nats a row
 DROPOUT = 0.2  # share of hidden units left out, where few rows would be learned by heart
 # training rows, and those for each number of a row, from which on dropout costs more than it saves; benchmarks/dropout.py
@@ -166,9 +166,9 @@ def check_names(options: Options) -> None:
 def _for_a_table(options: Options, schema: Schema, num_rows: int, given: bool) -> Options:
     """The options of a table's model that are left open: what `pyrovae.tables.vae`, or with columns given `cvae`, takes."""
     plain = options.model in ("vae", *(["cvae"] if given else [])) and options.net in (None, "mlp")
-    start = "full-mixture-nsf" if num_rows >= ENOUGH_FOR_A_FLOW else "full-mixture"
+    start = "full-mixture-nsf" if starts.usual(num_rows) == starts.FLOW else "full-mixture"
     prior = options.prior or (start if plain and not given else "normal")
-    starts = (
+    copies = (
         plain
         and options.guide is None
         and not is_own(prior)
@@ -179,8 +179,8 @@ def _for_a_table(options: Options, schema: Schema, num_rows: int, given: bool) -
     return replace(
         options,
         prior="normal" if wide and options.prior is None else prior,
-        guide="full" if starts and not wide else options.guide,
-        latent=(recipe.latent_size(schema) if starts and not wide else LATENT)
+        guide="full" if copies and not wide else options.guide,
+        latent=(recipe.latent_size(schema) if copies and not wide else LATENT)
         if options.latent is None
         else options.latent,
         hidden=(64,) if options.hidden is None and options.net == "mlp" and not wide else options.hidden,

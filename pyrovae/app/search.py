@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae._files import temporary_folder
 from pyrovae.app.catalogue import BY_COLUMN, ORDERED, TABLE
-from pyrovae.app.decide import ENOUGH_FOR_A_FLOW
 from pyrovae.app.likelihoods import MOST_TRIED_ROWS, choose_likelihood
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
@@ -22,20 +20,18 @@ from pyrovae.criticism.importance import log_likelihood
 from pyrovae.engine.ranks import world_size
 from pyrovae.errors import OptionError, PyrovaeError, counted
 from pyrovae.pair.batch import take_rows
+from pyrovae.tables import starts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pyrovae.data import Dataset
-    from pyrovae.fitted.fitted import Fit
 
 Recipe = dict[str, Any]
 
-# Copies of columns overfit in some tables of many columns, by 14 nats a row of ionosphere, and gain as much in others.
 TEN_CODES: dict[str, Recipe] = {
     "10 latent dimensions, started at random": {"prior": "mixture", "guide": "full", "latent": 10, "hidden": (64,)}
 }
-# Of some hundred rows a flow learns more than they say in some tables (by 1.8 nats a row of diabetes), and gains in others.
 FLOW = "full-mixture-nsf"
 WITHOUT_FLOW: dict[str, Recipe] = {"a mixture as prior, without a flow": {"prior": "full-mixture"}}
 # Numbers in few levels may be codes without an order, or clusters: see benchmarks/ordinal.py.
@@ -53,13 +49,7 @@ OF_OTHERS: dict[str, Recipe] = {
     "20 latent dimensions": {"latent": 20},
     "wider networks": {"hidden": (256, 256)},
 }
-MOST_COPIED = 12  # columns of a table, beyond which another start is tried
-MOST_WITHOUT_FLOW = 2000  # rows, beyond which that is not tried
-FEWEST_JUDGES = 10  # validation rows
-MOST_JUDGES, DRAWS = 500, 200  # validation rows that judge, and draws of each
 SEED = 1
-# share of the epochs after which a second fit may be left, and by how many nats its best validation ELBO is then too low
-START, FAR_BEHIND = 1 / 3, 3.0
 FIRST = "the first model"
 
 
@@ -94,7 +84,7 @@ def search_run(
     best, best_name = run, FIRST
     quiet = how | {"progress": False, "force": False, "track": ()}
     # what nobody has asked for is to take no longer than it needs to show that it is worse
-    watch = [Race(best_elbo(run.fitted))] if options.search == "auto" else []
+    watch = [starts.Race(starts.best_elbo(run.fitted))] if options.search == "auto" else []
     with temporary_folder() as elsewhere:
         for number, (name, recipe) in enumerate(recipes.items(), 1):
             which = "another model" if len(recipes) == 1 else f"model {number + 1} of {len(recipes) + 1}"
@@ -105,12 +95,12 @@ def search_run(
                 tried = fit_run(dataset, replace(options, **recipe), elsewhere / str(number), watch=watch, **quiet)
                 scores = scores or {FIRST: _scores(run)}
                 scores[name] = _scores(tried)
-                found = {one: _mean(each) for one, each in scores.items()}
+                found = {one: starts.mean_of(each) for one, each in scores.items()}
                 # most answers have an order, so that chance alone is not to take it away
-                lead = _error(scores[name] - scores[best_name]) if name in FREE else 0.0
+                lead = starts.error_of(scores[name] - scores[best_name]) if name in FREE else 0.0
                 if found[name] > found[best_name] + lead:
                     best, best_name = tried, name
-            except Behind as behind:
+            except starts.Behind as behind:
                 left[name] = str(behind)
                 say(f"Left, since {behind}.")
             except PyrovaeError as error:  # such as a fit that diverges
@@ -119,7 +109,7 @@ def search_run(
             say("Kept: the first model.")
             return _noted(run, search_left=left)
         table = "; ".join(f"{score:.2f} by {name}" for name, score in found.items())
-        judges = min(MOST_JUDGES, len(run.rows.validation))
+        judges = min(starts.MOST_JUDGES, len(run.rows.validation))
         highest = best_name == max(found, key=found.__getitem__)
         why = "as the higher one" if highest else "since the lead of the other is within its standard error"
         say(f"Mean log p(x) of {counted(judges, 'validation row')}, nats per row: {table}. Kept, {why}: {best_name}.")
@@ -132,36 +122,6 @@ def _noted(run: Run, **what: Any) -> Run:
     """The run, whose run.json will say what was tried: what is not empty."""
     run.fitted.info.update({name: tried for name, tried in what.items() if tried})
     return run
-
-
-class Behind(Exception):
-    """A fit is so far behind another one that it is not worth its time."""
-
-
-class Race:
-    """A callback of a fit that ends it by `Behind` where it is far behind another fit of the same rows.
-
-    Args:
-        best: the best validation ELBO of the other fit, in nats per row.
-    """
-
-    only_looks = True  # a fit that comes through is as it would be without
-
-    def __init__(self, best: float) -> None:
-        self.best = best
-
-    def __call__(self, fitted: Fit) -> None:
-        epoch = len(fitted.history)
-        if epoch < START * fitted.settings["epochs"]:
-            return
-        behind = self.best - best_elbo(fitted)
-        if behind > FAR_BEHIND:
-            raise Behind(f"its validation ELBO is {behind:.1f} nats per row lower after {counted(epoch, 'epoch')}")
-
-
-def best_elbo(fitted: Fit) -> float:
-    """The best validation ELBO of a fit so far, in nats per row; not every one of many epochs has one."""
-    return max((row["validation_elbo"] for row in fitted.history if "validation_elbo" in row), default=-math.inf)
 
 
 def recipes_for(options: Options, dataset: Dataset) -> dict[str, Recipe]:
@@ -177,10 +137,10 @@ def recipes_for(options: Options, dataset: Dataset) -> dict[str, Recipe]:
             raise OptionError("--search small is for one process: start it without torchrun, or leave --search out.")
         return {}
     split = split_rows(dataset, options)
-    if (judges := len(split.validation)) < FEWEST_JUDGES:
+    if (judges := len(split.validation)) < starts.FEWEST_JUDGES:
         if options.search == "small":
             raise OptionError(
-                f"--search small needs {FEWEST_JUDGES} validation rows to judge by, and has {judges}: raise "
+                f"--search small needs {starts.FEWEST_JUDGES} validation rows to judge by, and has {judges}: raise "
                 "--validation-fraction."
             )
         return {}
@@ -192,9 +152,9 @@ def recipes_for(options: Options, dataset: Dataset) -> dict[str, Recipe]:
     table = likelihood in BY_COLUMN and dataset.schema is not None
     if options.search == "auto":
         columns = len(dataset.schema.modelled) if table and dataset.schema is not None else 0
-        known = TEN_CODES if columns > MOST_COPIED else {}
-        some_hundred = len(split.train) >= ENOUGH_FOR_A_FLOW and len(dataset.x) <= MOST_WITHOUT_FLOW
-        known = WITHOUT_FLOW | known if table and some_hundred else known
+        by_start = {starts.MIXTURE: WITHOUT_FLOW, starts.RANDOM: TEN_CODES}
+        tried = starts.also(len(split.train), len(dataset.x), columns) if table else ()
+        known = {name: one for start in tried for name, one in by_start[start].items()}
         known = known | FREE if likelihood == ORDERED else known
         known = known if len(dataset.x) <= MOST_TRIED_ROWS else {}
     else:
@@ -210,20 +170,8 @@ def _differs(decided: Options, recipe: Recipe) -> bool:
 
 def _scores(run: Run) -> Tensor:
     """log p(x) of validation rows, `(M,)`, in nats."""
-    rows = take_rows(run.rows.batch("validation"), slice(0, MOST_JUDGES))
+    rows = take_rows(run.rows.batch("validation"), slice(0, starts.MOST_JUDGES))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The guide is the proposal")
-        found = log_likelihood(run.fitted, rows, DRAWS, proposal=run.options.proposal, seed=SEED)
+        found = log_likelihood(run.fitted, rows, starts.DRAWS, proposal=run.options.proposal, seed=SEED)
     return found.double() - run.rows.log_abs_det
-
-
-def _mean(scores: Tensor) -> float:
-    """Their mean, or minus infinity if it is no number."""
-    mean = scores.mean().item()
-    return mean if math.isfinite(mean) else -math.inf
-
-
-def _error(differences: Tensor) -> float:
-    """The standard error of the mean of differences, row by row; 0 of a single row, and where it is no number."""
-    error = differences.std().item() / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
-    return error if math.isfinite(error) else 0.0

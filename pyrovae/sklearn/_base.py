@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyrovae._arguments import as_number, as_widths, index_of, told
 from pyrovae._lazily import Lazily
+from pyrovae.batching.splits import Split
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.data.scaling import Standardize
 from pyrovae.errors import DataError, OptionError, PairError, counted
@@ -26,6 +27,8 @@ from pyrovae.pair.common import common_draws
 from pyrovae.pair.parameters import every_module, fork_rng, seed_torch
 from pyrovae.pair.program import PairLike, arguments
 from pyrovae.pair.turns import turn
+from pyrovae.sklearn._search import RATE, Judge, Start, best_fit
+from pyrovae.tables.recipe import EM_STEPS
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 
@@ -40,6 +43,7 @@ Graph = Callable[..., PairLike]
 DRAW_SEED = 20_131_220  # of the base draws that all rows share
 EAGER_BELOW = 300  # steps, in which a trace would not pay off
 FEWEST_VALIDATION_ROWS = 10
+UNTRAINED: dict[str, Any] = {"epochs": 0, "validation": None, "patience": None, "schedule": None}
 
 
 class VAEEstimator(BaseEstimator):
@@ -101,29 +105,76 @@ class VAEEstimator(BaseEstimator):
         with float64(), fork_rng():
             seed_torch(seed)
             pair = make_pair(self.graph, default, rows)
-            self.fit_: Fit = self._train(pair, rows, seed, **options)
+            self._keep(self._train(pair, rows, seed, **options))
+
+    def _fit_best(self, x: Tensor, starts: Sequence[Start], judge: Judge, **options: Any) -> None:
+        """Fit the given graph, or of some default ones the one that is best in the validation rows, as `_fit_pair` does.
+
+        Default graphs are made from the rows that they learn from: of one that starts as a density of the validation rows, too,
+        these would prefer the first epochs, in which it still knows them.
+        """
+        if self.graph is not None:
+            return self._fit_pair([x], starts[0].graph, rate=RATE, **options)
+        check_options(self)
+        seed = seed_of(self.random_state)
+        judges = self._held_out_by(seed, len(x))
+        learned = np.setdiff1d(np.arange(len(x)), judges)
+
+        def fit_one(start: Start) -> Fit:
+            seed_torch(seed)
+            pair = make_pair(None, start.graph, [x[learned]])
+            how = options | ({} if start.trained else UNTRAINED)
+            return self._train(pair, [x], seed, rate=start.rate, **how)
+
+        with float64(), fork_rng():
+            self._keep(best_fit(starts if len(judges) else starts[:1], fit_one, judge, x[judges]))
+
+    def _held_out_by(self, seed: int, num_rows: int) -> Array:
+        """The numbers of the rows that a fit with this seed holds out, none of few."""
+        share = float(self.validation_fraction or 0.0) if self._validates(num_rows) else 0.0
+        return Split(num_rows, test_fraction=0.0, validation_fraction=share, seed=seed).validation.numpy()
+
+    def _validates(self, num_rows: int) -> bool:
+        """Whether some of the rows are held out to find the best epoch. OptionError where all of them would be."""
+        share = self.validation_fraction
+        if share is None or self.n_iter_no_change is None or share * num_rows < FEWEST_VALIDATION_ROWS:
+            return False
+        if math.ceil(share * num_rows) >= num_rows:
+            raise OptionError(
+                f"validation_fraction={share:g} leaves none of {counted(num_rows, 'row')} to learn from. A tenth, 0.1, is "
+                "usual."
+            )
+        return True
+
+    def _keep(self, fitted: Fit) -> None:
         names = self._columns()
-        self.fit_.columns = {next(iter(arguments(pair))): names} if names else {}
-        self.n_iter_ = len(self.fit_.history)
+        self.fit_: Fit = fitted
+        self.fit_.columns = {next(iter(arguments(fitted.pair))): names} if names else {}
+        self.n_iter_ = len(fitted.history) or EM_STEPS  # a Normal is found by EM
 
     def _columns(self) -> list[str]:
         """The names of the columns that the model has; none where rows come without."""
         return [str(name) for name in getattr(self, "feature_names_in_", ())]
 
-    def _train(self, pair: PairLike, rows: Sequence[Tensor], seed: int, **options: Any) -> Fit:
-        """Fit a pair, with the options of `pv.fit` that differ from those of the estimator."""
+    def _train(
+        self, pair: PairLike, rows: Sequence[Tensor], seed: int, *, rate: float | None = None, **options: Any
+    ) -> Fit:
+        """Fit a pair, with the options of `pv.fit` that differ from those of the estimator.
+
+        Args:
+            pair: The pair.
+            rows: One tensor for each argument of the model.
+            seed: The seed of the fit.
+            rate: The highest learning rate where the estimator is given none.
+            options: Of `pv.fit`.
+        """
         num_rows, share = len(rows[0]), self.validation_fraction
         size = min(self.batch_size, num_rows)
-        if share is not None and self.n_iter_no_change is not None and share * num_rows >= FEWEST_VALIDATION_ROWS:
+        if share is not None and self._validates(num_rows):
             options = {"validation": float(share), "patience": self.n_iter_no_change} | options
             size = min(size, num_rows - math.ceil(share * num_rows))
-            if size < 1:
-                raise OptionError(
-                    f"validation_fraction={share:g} leaves none of {counted(num_rows, 'row')} to learn from. A tenth, "
-                    "0.1, is usual."
-                )
-        rate = self._rate(*rows[0].shape)
-        options = {"batch_size": size, "schedule": schedules.one_cycle(rate)} | options
+        rate = self._rate(rate)
+        options = {"batch_size": size, "schedule": schedules.one_cycle(rate), "epochs": self.max_iter} | options
         names = list(arguments(pair))
         if len(names) < len(rows):
             raise PairError(
@@ -132,7 +183,6 @@ class VAEEstimator(BaseEstimator):
         return fit(
             pair,
             dict(zip(names, rows)),
-            epochs=self.max_iter,
             learning_rate=rate,
             seed=seed,
             device="cpu",
@@ -141,11 +191,12 @@ class VAEEstimator(BaseEstimator):
             **options,
         )
 
-    def _rate(self, num_rows: int, num_columns: int) -> float:
-        """The highest learning rate, for so many rows and columns."""
-        if self.learning_rate_init is None:
+    def _rate(self, usual: float | None) -> float:
+        """The highest learning rate: the given one, or the usual one of a start."""
+        rate = usual if self.learning_rate_init is None else self.learning_rate_init
+        if rate is None:
             raise OptionError("learning_rate_init must be positive, got None.")
-        return float(self.learning_rate_init)
+        return float(rate)
 
     # --- asking
 
@@ -182,6 +233,7 @@ COUNTS = {
     "n_neighbors",
     "n_iter_no_change",
 }
+SEARCHES = ("auto", "none")
 MAY_BE_NONE = {"n_components", "n_neighbors", "n_iter_no_change"}
 
 
@@ -202,6 +254,8 @@ def check_options(estimator: Any) -> None:
         as_number("validation_fraction", share, above=0, below=1, also=", or None")
     if (rate := given["learning_rate_init"]) is not None:
         as_number("learning_rate_init", rate, above=0)
+    if "search" in given and given["search"] not in SEARCHES:
+        raise OptionError(f"search must be {' or '.join(map(repr, SEARCHES))}, got {told(given['search'])}.")
     if "contamination" in given and not is_auto(given["contamination"]):
         as_number("contamination", given["contamination"], above=0, most=0.5, also=', or "auto"')
     if "false_alarm_rate" in given:

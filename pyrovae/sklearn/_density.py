@@ -12,10 +12,13 @@ from torch import Tensor
 from pyrovae._arguments import as_count
 from pyrovae.criticism.importance import silently, tell_undefined
 from pyrovae.errors import DataError
+from pyrovae.fitted.fitted import Fit
+from pyrovae.pair.common import common_draws
 from pyrovae.predict.encode import encode
 from pyrovae.predict.generate import generate
 from pyrovae.sklearn import _graphs
 from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, VAETransformerMixin, as_tensor, float64, seed_of
+from pyrovae.sklearn._search import Start
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, VAETransformerMixin, VAEEstimator):
@@ -152,11 +155,16 @@ class Scored(VAEEstimator):
 
     def _fit_checked(self, rows: Array) -> None:
         self._learn_scale(rows)
-        self._fit_pair([self._scaled(rows)], self._default)
+        self._fit_best(self._scaled(rows), self._starts(*rows.shape), self._judge)
 
-    def _default(self, x: Tensor) -> Any:
-        """The graph that is fitted where none is given."""
+    def _starts(self, num_rows: int, num_columns: int) -> list[Start]:
+        """The graphs of which one is fitted where none is given, the usual one first."""
         raise NotImplementedError
+
+    def _judge(self, fitted: Fit, rows: Tensor) -> Tensor:
+        """log p(x) of standardised rows, `(M,)`."""
+        with common_draws(DRAW_SEED):
+            return silently(fitted, rows, self.n_draws, self.proposal, DRAW_SEED).log_likelihood
 
     def _log_p(self, rows: Array) -> Array:
         """log p(x) of the observed entries, in the units of the training rows."""
@@ -184,15 +192,23 @@ class Scored(VAEEstimator):
 class VAEDensity(DensityMixin, Scored):
     """`log p(x)` of rows, with the methods of `GaussianMixture`: `score_samples`, `score`, `sample`.
 
-    By default a VAE of up to ten columns starts as their Gaussian mixture, see `pyrovae.tables.vae`, and learns what that
-    leaves; from 600 rows on its prior has a flow, too. With more columns, with `n_components`, or without hidden layers it has
-    a mixture of 10 Normals as prior and starts at random. In both, the likelihood of the standardised columns is a Normal whose
-    mean and standard deviation depend on z, and the guide has a full covariance. Missing entries (NaN) are integrated out.
+    By default a few VAEs are fitted, and the one is kept under which the validation rows are most probable:
+
+    - one that starts as a Gaussian mixture of the rows, see `pyrovae.tables.vae`, and learns what that leaves,
+    - the same with a flow in its prior, of 300 rows and more; of more than 2,000 in place of the first; once with noise of a
+      tenth of a standard deviation at the start, and once with as little as the mixture leaves each column,
+    - one that starts at random, with a mixture of 10 Normals as prior and a dimension of z for each column, at most 10.
+
+    Of fewer than 100 rows none are held out, so that nothing can be compared: the first is fitted. Of more than 5,000 it is the
+    second. With more than 32 columns, with `n_components`, or without hidden layers it is the third. In all, the likelihood of
+    the standardised columns is a Normal whose mean and standard deviation depend on z, and the guide has a full covariance.
+    Missing entries (NaN) are integrated out.
 
     Args:
         n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
         graph: Another model and guide: a pair, of which a copy is fitted, or a function of the training rows,
             `(N, D)` float64, that returns one.
+        search: "auto", or "none": the first of these, or from 300 rows on the second, is fitted, and nothing is compared.
         standardize: Whether the model sees columns with mean 0 and standard deviation 1. Densities are always those of X.
         hidden_layer_sizes: Widths of the hidden layers of the default networks, an int for one layer.
         max_iter: The most passes over the rows.
@@ -209,7 +225,8 @@ class VAEDensity(DensityMixin, Scored):
         verbose: Whether to show the progress of the fit.
 
     Attributes:
-        fit_: The `pv.Fit`, for all other questions; its rows are the standardised ones.
+        fit_: The `pv.Fit`, for all other questions; its rows are the standardised ones. `fit_.info["search"]` has the mean log
+            p(x) of the validation rows under each model that was compared, in nats per standardised row.
         n_iter_: How many passes over the rows the fit took.
         n_features_in_, feature_names_in_: As in scikit-learn.
 
@@ -227,15 +244,45 @@ class VAEDensity(DensityMixin, Scored):
         ((40,), (2, 3))
     """
 
-    def _default(self, x: Tensor) -> Any:
-        return _graphs.density(x, self.n_components, self.hidden_layer_sizes)
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        graph: Any = None,
+        search: str = "auto",
+        standardize: bool = True,
+        hidden_layer_sizes: int | tuple[int, ...] = (64,),
+        max_iter: int = 300,
+        batch_size: int = 128,
+        learning_rate_init: float | None = None,
+        validation_fraction: float | None = 0.1,
+        n_iter_no_change: int | None = 50,
+        n_draws: int = 200,
+        proposal: str = "refined",
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            n_components,
+            graph=graph,
+            standardize=standardize,
+            hidden_layer_sizes=hidden_layer_sizes,
+            max_iter=max_iter,
+            batch_size=batch_size,
+            learning_rate_init=learning_rate_init,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            n_draws=n_draws,
+            proposal=proposal,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.search = search
 
-    def _rate(self, num_rows: int, num_columns: int) -> float:
-        if self.learning_rate_init is not None:
-            return float(self.learning_rate_init)
-        how = num_columns, self.n_components, self.hidden_layer_sizes
-        flow = num_rows >= _graphs.ENOUGH_FOR_A_FLOW and _graphs.starts_as_mixture(*how)
-        return 3e-3 if flow and self.graph is None else 1e-2
+    def _starts(self, num_rows: int, num_columns: int) -> list[Start]:
+        return _graphs.densities(
+            num_rows, num_columns, self.n_components, self.hidden_layer_sizes, compared=self.search == "auto"
+        )
 
     def fit(self, X: Any, y: Any = None) -> VAEDensity:
         """Fit the model to rows `(N, D)`. `y` is ignored."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import OutlierMixin
-from torch import Tensor
 
 from pyrovae.criticism.importance import silently
 from pyrovae.errors import counted
 from pyrovae.sklearn import _graphs
 from pyrovae.sklearn._base import DRAW_SEED, Array, check_options, is_auto, seed_of
 from pyrovae.sklearn._density import Scored
+from pyrovae.sklearn._search import Start
 
 FOLDS = 5  # into which the training rows fall for the threshold
 ENOUGH = 500  # rows held out, after which no further fold is fitted: their share below a threshold is off by some 1 %
@@ -126,8 +126,9 @@ class VAEOutlierDetector(OutlierMixin, Scored):
         )
         self.contamination, self.false_alarm_rate = contamination, false_alarm_rate
 
-    def _default(self, x: Tensor) -> Any:
-        return _graphs.detector(x, self.n_components, self.hidden_layer_sizes)
+    def _starts(self, num_rows: int, num_columns: int) -> list[Start]:
+        how = self.n_components, self.hidden_layer_sizes
+        return [Start("the default", lambda x: _graphs.detector(x, *how))]
 
     def fit(self, X: Any, y: Any = None) -> VAEOutlierDetector:
         """Fit the model to rows `(N, D)`, outliers included, and find the threshold. `y` is ignored."""

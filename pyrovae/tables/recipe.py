@@ -22,9 +22,12 @@ from pyrovae.pair.arrays import as_tensor
 from pyrovae.tables.schema import Schema
 
 KINDS = ("mixture", "flow", "normal")
+COVARIANCES = {"full": ("full",), "any": ("full", "tied", "diag", "spherical")}
 FLOOR = 1e-2  # of the noise of each number, in standard deviations
 NOISE = 0.1  # of each number at the start, in standard deviations
+LEAST_NOISE = 1.5 * FLOOR  # of a number at the start, where others determine it
 MOST_COMPONENTS = 15
+ROWS_EACH = 10  # for each component of which less is learned than a covariance
 MOST_ROWS = 5000  # that it is started from
 EM_STEPS = 30  # of the Normal by which gaps are filled before the mixture
 MOST_EXTRA = 8  # latent dimensions for columns of classes
@@ -39,6 +42,8 @@ def vae(
     prior: str | nn.Module = "mixture",
     gaps: bool | None = None,
     ordered: bool = False,
+    covariance: str = "full",
+    narrow: bool = False,
     seed: int = 0,
 ) -> VAE:
     """A VAE for the rows of a table, `p(z) prod_d p(x_d | z)`, which starts as a Gaussian mixture of its numbers.
@@ -59,6 +64,10 @@ def vae(
         gaps: Whether cells may be missing; by default whether some of these rows have a gap.
         ordered: Whether the likelihood of ordinal columns is `OrderedLogistic`, which uses their order, with a scale for each
             row (`scale="net"`); else each value has a probability of its own.
+        covariance: Of the mixture at the start: "full", or "any", where BIC also chooses among those that all components share,
+            diagonal ones and multiples of the identity, as few rows of many columns need. They are learned as full ones.
+        narrow: Whether a number that the others determine, or that has few values, starts with as little noise as the mixture
+            leaves it, at least 1.5 hundredths of its standard deviation; of few rows a mixture is narrow by chance.
         seed: Seed of the mixture.
 
     Returns:
@@ -66,7 +75,7 @@ def vae(
         training rows have some.
 
     Raises:
-        OptionError: `prior` is unknown.
+        OptionError: `prior` or `covariance` is unknown.
 
     References:
         McLachlan and Peel 2000, *Finite Mixture Models*; Tomczak and Welling 2018, arXiv:1705.07120, on mixtures as priors.
@@ -86,20 +95,23 @@ def vae(
     n = len(schema.numbers)
     size = latent_size(schema) if latent is None else as_count("latent", latent, also=", or None")
     seed = as_seed(seed, least=0, most=2**32 - 1)
+    if covariance not in COVARIANCES:
+        raise OptionError(f"tables.vae needs covariance to be 'full' or 'any', got {covariance!r}.")
     copied = n if size >= n else 0
     seen = families.Features(family, mask=bool(rows.isnan().any()) if gaps is None else gaps)
     guide = families.FullNormal(size) if size > 1 else families.Normal(size)
     decoder = nets.Skip(nets.MLP(size, tuple(family.param_shape), hidden, nn.ELU), copied)
     encoder = nets.Skip(nets.MLP(seen.num_features, tuple(guide.param_shape), hidden, nn.ELU), copied)
     likelihood = Conditional(decoder, family)
+    begun, noise = _prior(prior, size, _without_gaps(family.features(rows)[:, :copied], seed), seed, covariance, narrow)
     made = VAE(
-        prior=_prior(prior, size, _without_gaps(family.features(rows)[:, :copied], seed), seed),
+        prior=begun,
         likelihood=observed_only(likelihood),
         encoder=Conditional(nets.Behind(seen, encoder), guide),
     )
     _name_columns(made, schema)
     if copied:
-        _start_as_copies(decoder, encoder, copied, size, floor=FLOOR)
+        _start_as_copies(decoder, encoder, size, noise)
     return made
 
 
@@ -156,7 +168,7 @@ def cvae(
     encoder = nets.Skip(nets.MLP((seen.num_features, told), tuple(z_family.param_shape), hidden, nn.ELU), copied)
     prior = nets.MLP(told, tuple(z_family.param_shape), hidden, nn.ELU)
     if copied:
-        _start_as_copies(decoder, encoder, copied, size, floor=FLOOR)
+        _start_as_copies(decoder, encoder, size, torch.full((copied,), NOISE))
     made = CVAE(
         condition=nn.Identity(),
         prior=Conditional(prior, z_family),
@@ -221,58 +233,91 @@ def _given_the_rest(x: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor
     return mean + (weights @ deviation.unsqueeze(-1)).squeeze(-1), covariance - weights @ across.mT
 
 
-def _prior(kind: str | nn.Module, size: int, numbers: Tensor, seed: int) -> nn.Module:
+def _prior(
+    kind: str | nn.Module, size: int, numbers: Tensor, seed: int, covariance: str, narrow: bool
+) -> tuple[nn.Module, Tensor]:
+    """The prior at the start, and the noise `(copied,)` with which the decoder copies its first dimensions to the numbers."""
     copied = numbers.shape[1]
+    noise = torch.full((copied,), NOISE, dtype=torch.float64)
     if isinstance(kind, nn.Module):
-        return kind
+        return kind, noise
     if kind not in KINDS:
         raise OptionError(
             f"tables.vae needs prior to be one of {', '.join(map(repr, KINDS))} or a module, got {kind!r}."
         )
     if kind == "normal":
-        return priors.StandardNormal(size)
+        return priors.StandardNormal(size), noise
     if not copied:
         mixture = priors.MixtureOfNormals(size, covariance="full" if size > 1 else "diag")
     else:
-        found = mixture_of(numbers, seed)
+        found = mixture_of(numbers, seed, COVARIANCES[covariance])
         k = found.n_components
         mixture = priors.MixtureOfNormals(size, k, covariance="full" if size > 1 else "diag")
         loc = torch.zeros(k, size, dtype=torch.float64)
-        covariance = torch.eye(size, dtype=torch.float64).repeat(k, 1, 1)
+        whole = torch.eye(size, dtype=torch.float64).repeat(k, 1, 1)
         loc[:, :copied] = torch.from_numpy(found.means_)
-        values, vectors = torch.linalg.eigh(torch.from_numpy(found.covariances_))
-        values = (values - NOISE**2).clamp_min((NOISE / 2) ** 2)  # the decoder's noise comes on top
-        covariance[:, :copied, :copied] = (vectors * values.unsqueeze(-2)) @ vectors.mT
-        mixture.start_from(torch.from_numpy(found.weights_), loc, covariance)
+        each = _full(found)
+        noise = _noise(each) if narrow else noise
+        values, vectors = torch.linalg.eigh(each - noise.square().diag())  # the decoder's noise comes on top
+        values = values.clamp_min((float(noise.min()) / 2) ** 2)
+        whole[:, :copied, :copied] = (vectors * values.unsqueeze(-2)) @ vectors.mT
+        mixture.start_from(torch.from_numpy(found.weights_), loc, whole)
         with torch.no_grad():  # dimensions of classes: clusters differ
             mixture.loc[:, copied:] = math.sqrt(0.5) * torch.randn(k, size - copied)
-    return mixture if kind == "mixture" else priors.FlowPrior(size, transforms=2, hidden=(32,), base=mixture)
+    return mixture if kind == "mixture" else priors.FlowPrior(size, transforms=2, hidden=(32,), base=mixture), noise
 
 
-def mixture_of(numbers: Tensor, seed: int) -> GaussianMixture:
-    """scikit-learn's Gaussian mixture of rows, `(N, D)`, with as many components as BIC finds best."""
+def _noise(covariances: Tensor) -> Tensor:
+    """The noise of each number, `(D,)`: at most half its standard deviation given the others, in the narrowest component.
+
+    So a column that others determine, or that has few values, starts as narrow as the mixture has it.
+    """
+    precision = torch.linalg.inv(covariances).diagonal(dim1=-2, dim2=-1)  # (K, D)
+    return (precision.amax(0).rsqrt() / 2).clamp(LEAST_NOISE, NOISE)
+
+
+def mixture_of(numbers: Tensor, seed: int, covariances: Sequence[str] = ("full",)) -> GaussianMixture:
+    """scikit-learn's Gaussian mixture of rows, `(N, D)`, with as many components, and such covariances, as BIC finds best."""
     x = (
         numbers[torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))[:MOST_ROWS]]
         .double()
         .numpy()
     )
-    most = max(1, min(MOST_COMPONENTS, len(x) // (2 * (x.shape[1] + 1))))
+    how: dict[str, Any] = {"n_init": 2, "reg_covar": 1e-4, "random_state": seed}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        tried = [GaussianMixture(k, n_init=2, reg_covar=1e-4, random_state=seed).fit(x) for k in range(1, most + 1)]
+        tried = []
+        for kind in covariances:
+            rows_each = 2 * (x.shape[1] + 1) if kind == "full" else ROWS_EACH
+            most = max(1, min(MOST_COMPONENTS, len(x) // rows_each))
+            tried += [GaussianMixture(k, covariance_type=kind, **how).fit(x) for k in range(1, most + 1)]
         return min(tried, key=lambda one: float(one.bic(x)))
 
 
-def _start_as_copies(decoder: nets.Skip, encoder: nets.Skip, copied: int, size: int, floor: float) -> None:
-    """Make both networks small at the start, with noise of `NOISE` in the numbers and in their latent dimensions."""
+def _full(found: GaussianMixture) -> Tensor:
+    """The covariance of each component of a mixture, `(K, D, D)`."""
+    values = torch.from_numpy(found.covariances_)
+    k, d = found.means_.shape
+    if found.covariance_type == "spherical":
+        return values[:, None, None] * torch.eye(d, dtype=values.dtype)
+    if found.covariance_type == "diag":
+        return torch.diag_embed(values)
+    return values.expand(k, d, d)
+
+
+def _start_as_copies(decoder: nets.Skip, encoder: nets.Skip, size: int, noise: Tensor) -> None:
+    """Make both networks small at the start, with this noise, `(copied,)`, in the numbers and in their latent dimensions."""
     nets_of: list[Any] = [decoder.net, encoder.net]
     last, first = (net.rest[-1] for net in nets_of)
+    copied, share = len(noise), (noise / NOISE).unsqueeze(-1).to(last.weight.dtype)
     with torch.no_grad():
         last.weight[: 2 * copied] *= 0.1
+        last.weight[:copied] *= share
         last.bias[:copied] = 0.0
-        last.bias[copied : 2 * copied] = math.log(math.expm1(NOISE - floor))
+        last.bias[copied : 2 * copied] = (noise - FLOOR).expm1().log()
         first.weight *= 0.1
+        first.weight[:copied] *= share
         first.bias.zero_()
         spread = torch.full((size,), math.log(math.expm1(1.0)))
-        spread[:copied] = math.log(math.expm1(NOISE))
+        spread[:copied] = noise.expm1().log()
         first.bias[size : 2 * size] = spread

@@ -19,6 +19,7 @@ from pyrovae.data.load import read
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.parameters import named_tensors
+from pyrovae.tables import starts
 
 QUICK = ("--epochs", 1, "--engine", "eager", "--proposal", "guide", "--num-samples", 20, "--validation-fraction", 0.2)
 
@@ -73,7 +74,7 @@ def test_an_order_is_compared_with_free_probabilities() -> None:
 def test_free_probabilities_are_tried_with_the_better_start(
     pyrovae: Command, monkeypatch: pytest.MonkeyPatch, prior: str, likelihood: str
 ) -> None:
-    monkeypatch.setattr(search, "FAR_BEHIND", math.inf)
+    monkeypatch.setattr(starts, "FAR_BEHIND", math.inf)
     tried = []
 
     def scores(run: Run) -> torch.Tensor:
@@ -83,8 +84,8 @@ def test_free_probabilities_are_tried_with_the_better_start(
     monkeypatch.setattr(search, "_scores", scores)
     code, _, err = pyrovae("fit", survey(13), *QUICK, "--out", "run")
     assert code == 0, err
-    starts = [("full-mixture", "ordered-columns"), ("mixture", "ordered-columns")]
-    assert tried == [*starts, (prior, "columns")]
+    both = [("full-mixture", "ordered-columns"), ("mixture", "ordered-columns")]
+    assert tried == [*both, (prior, "columns")]
     kept = open_run(Path("run"))
     assert (kept.options.prior, kept.options.likelihood) == (prior, likelihood)
     assert any(isinstance(m, pv.families.OrderedLogistic) for m in kept.fitted.pair.modules()) == (
@@ -99,7 +100,7 @@ def test_an_order_is_given_up_for_no_lead_by_chance(
     """Two rows by which free probabilities lead by 0.5 +- 1.5, and by 1.5 +- 0.5 nats."""
     scores = {"ordered-columns": torch.zeros(2), "columns": torch.tensor(leads)}
     monkeypatch.setattr(search, "_scores", lambda run: scores[str(run.options.likelihood)])
-    monkeypatch.setattr(search, "FAR_BEHIND", math.inf)
+    monkeypatch.setattr(starts, "FAR_BEHIND", math.inf)
     code, _, err = pyrovae("fit", survey(3), *QUICK, "--out", "run")
     assert code == 0, err
     assert open_run(Path("run")).options.likelihood == kept
@@ -130,7 +131,7 @@ def test_the_recipe_with_the_most_probable_validation_rows_is_kept(
     """The run folder is that of the winner, and says what was tried. A recipe that cannot be fitted has lost."""
     prefers = {"mixture": 2.0 if better else float("-inf"), "full-mixture": 1.0}
     monkeypatch.setattr(search, "_scores", lambda run: torch.tensor([prefers[str(run.options.prior)]]))
-    monkeypatch.setattr(search, "FAR_BEHIND", math.inf)
+    monkeypatch.setattr(starts, "FAR_BEHIND", math.inf)
     impossible = {"impossible": {"guide": "vmf"}}
     monkeypatch.setattr(search, "TEN_CODES", {**search.TEN_CODES, **impossible})
     fitted: list[Run] = []
@@ -161,12 +162,12 @@ def test_the_recipe_with_the_most_probable_validation_rows_is_kept(
 
 @pytest.mark.slow
 def test_the_judge_is_log_p_of_validation_rows(pyrovae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "FAR_BEHIND", math.inf)
+    monkeypatch.setattr(starts, "FAR_BEHIND", math.inf)
     code, _, err = pyrovae("fit", table(13), *QUICK, "--out", "run")
     assert code == 0, err
     run = open_run(Path("run"))
     exact = pv.log_likelihood(
-        run.fitted, run.rows.batch("validation"), search.DRAWS, proposal="guide", seed=search.SEED
+        run.fitted, run.rows.batch("validation"), starts.DRAWS, proposal="guide", seed=search.SEED
     )
     tried = run.fitted.info["search"]
     assert max(tried.values()) == pytest.approx(exact.mean().item() - run.rows.log_abs_det, abs=1e-4)
@@ -190,21 +191,21 @@ def test_of_some_hundred_rows_a_prior_without_a_flow_is_tried(pyrovae: Command) 
 
 
 def test_a_race_is_lost_only_by_far_and_not_at_once() -> None:
-    race = search.Race(-10.0)
+    race = starts.Race(-10.0)
     race(with_history(-99.0, -98.0, None))  # the first three of ten epochs
     race(with_history(-99.0, -12.9, -20.0, None))  # the best of them counts
-    with pytest.raises(search.Behind, match=r"is 3.5 nats per row lower after 4 epochs"):
+    with pytest.raises(starts.Behind, match=r"is 3.5 nats per row lower after 4 epochs"):
         race(with_history(-99.0, -98.0, -13.5, None))
-    with pytest.raises(search.Behind):
+    with pytest.raises(starts.Behind):
         race(with_history(None, None, None, None))
-    assert search.best_elbo(with_history(-3.0, -1.0, None, -2.0)) == -1.0
+    assert starts.best_elbo(with_history(-3.0, -1.0, None, -2.0)) == -1.0
 
 
 @pytest.mark.slow
 def test_a_model_that_is_far_behind_is_left(pyrovae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one is kept as it is, and judged by nothing else; a search that was asked for tries each to its end."""
-    monkeypatch.setattr(search, "best_elbo", lambda fitted: float("first" in fitted.info["folder"]))
-    monkeypatch.setattr(search, "FAR_BEHIND", 0.5)
+    monkeypatch.setattr(starts, "best_elbo", lambda fitted: float("first" in fitted.info["folder"]))
+    monkeypatch.setattr(starts, "FAR_BEHIND", 0.5)
     judged: list[Run] = []
 
     def scores(run: Run) -> torch.Tensor:

@@ -319,7 +319,8 @@ def test_a_state_repeats_exactly_and_global_states_are_left_alone(kind: type, X:
     np.testing.assert_array_equal(first, answer(two, X))
     np.testing.assert_array_equal(first, answer(again, X))
     other = clone(one).set_params(random_state=1).fit(X, y)
-    assert kind is VAECluster or not np.array_equal(first, answer(other, X))
+    alike = kind in (VAECluster, VAEImputer)  # which gives few rows one Normal, in closed form
+    assert alike or not np.array_equal(first, answer(other, X))
 
 
 @pytest.mark.slow

@@ -170,10 +170,51 @@ def test_mistakes() -> None:
     rows = schema.encode(table)
     with pytest.raises(OptionError, match="prior to be one of 'mixture', 'flow', 'normal'"):
         pv.tables.vae(schema, rows, prior="vamp")
+    with pytest.raises(OptionError, match="covariance to be 'full' or 'any', got 'tied'"):
+        pv.tables.vae(schema, rows, covariance="tied")
     with pytest.raises(OptionError, match="baselines knows 'gaussian mixture'"):
         pv.tables.baselines(schema, rows, rows, names=("forest",))
     with pytest.raises(DataError, match="rows without gaps"):
         pv.tables.baselines(schema, rows.where(rows > 0, math.nan), rows)
+
+
+@pytest.mark.parametrize("kind", ["tied", "diag", "spherical"])
+def test_of_any_covariances_bic_chooses_those_that_few_rows_can_say(kind: str) -> None:
+    """Three clusters of 40 rows in 8 dimensions; the prior starts as the mixture that BIC finds."""
+    random = np.random.default_rng(0)
+    spread = {"spherical": np.eye(8), "diag": np.diag(np.geomspace(0.05, 3, 8))}.get(
+        kind, np.cov(random.normal(size=(8, 20)))
+    )
+    x = np.concatenate([at + random.multivariate_normal(np.zeros(8), spread, 40) for at in (-6, 0, 6)])
+    rows = torch.from_numpy((x - x.mean(0)) / x.std(0))
+    found = recipe.mixture_of(rows, 0, recipe.COVARIANCES["any"])
+    assert (found.covariance_type, found.n_components) == (kind, 3)
+    assert recipe.mixture_of(rows, 0).covariance_type == "full"
+    given = torch.from_numpy(found.covariances_)
+    whole = {"tied": given.expand, "diag": lambda *_: torch.diag_embed(given)}.get(
+        kind, lambda *_: given[:, None, None] * torch.eye(8, dtype=given.dtype)
+    )
+    assert torch.equal(recipe._full(found), whole(3, 8, 8))
+    schema = pv.tables.Schema(tuple(pv.tables.Column(str(number), "real") for number in range(8)))
+    prior = pv.tables.vae(schema, rows, covariance="any").prior()
+    torch.testing.assert_close(
+        prior.component_distribution.mean.double(), torch.from_numpy(found.means_), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_column_that_others_determine_starts_as_narrow_as_it_is_asked_for(narrow: bool) -> None:
+    """Of x, x + 0.04 e and a third column the density at the start is the mixture's own only with little noise."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 3, generator=random, dtype=torch.float64)
+    x[:, 1] = x[:, 0] + 0.04 * x[:, 1]
+    rows = (x - x.mean(0)) / x.std(0)
+    schema = pv.tables.Schema(tuple(pv.tables.Column(str(number), "real") for number in range(3)))
+    model = pv.tables.vae(schema, rows[:300], narrow=narrow, seed=0).double()
+    fitted = pv.fit(model, rows[:300], epochs=0, progress=False)
+    lost = recipe.mixture_of(rows[:300], 0).score_samples(rows[300:].numpy()).mean()
+    lost -= pv.log_likelihood(fitted, rows[300:], 100, seed=0).mean().item()
+    assert -0.3 < lost < 0.3 if narrow else lost > 0.6
 
 
 def test_the_normal_of_rows_with_gaps_is_that_of_their_likelihood() -> None:
