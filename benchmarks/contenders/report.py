@@ -242,7 +242,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         if case["best_ours"] in dict(entries):
             axis.axvline(dict(entries)[case["best_ours"]]["fastest_ms"] / unit, color="black", lw=0.8, ls="--")
         axis.set_xlim(0, 1.18 * max(e["fastest_ms"] for _, e in entries) / unit)
-        whole = dict.fromkeys("ep", "wall time of the process") | dict.fromkeys("fkl", "time of the whole evaluation")
+        whole = dict.fromkeys("ep", "the process") | dict.fromkeys("fkl", "the evaluation")
         what = whole.get(key, "fastest step")
         axis.set_title(f"{key}. {case['title']}: {what}, {'s' if seconds else 'ms'}", fontsize=9, loc="left")
         axis.tick_params(axis="x", labelsize=8)
