@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from pyrovae._arguments import as_count, as_function, as_mapping, as_names, as_seed, as_several
 from pyrovae._html import table
 from pyrovae.criticism.aggregate import aggregate_posterior
@@ -118,7 +116,7 @@ def criticise(
     num_samples: int = 1000,
     proposal: str = "refined",
     image_shape: tuple[int, ...] | None = None,
-    columns: Sequence[str] | Mapping[str, Sequence[Any] | np.datetime64] | None = None,
+    columns: Sequence[str] | Mapping[str, Any] | None = None,
     only: Collection[str] | None = None,
     also: Mapping[str, Question] | None = None,
     seed: int = 0,
@@ -147,8 +145,10 @@ def criticise(
         proposal: "refined", "laplace" or "guide", as for `pv.importance`.
         image_shape: `(H, W)` or `(C, H, W)` where rows are flattened images.
         columns: The names of the columns of a table, by which the findings call them. A mapping gives the names of the
-            classes of each, too, in the order of their numbers, an empty tuple for a column of numbers, and for one of days
-            the date of day 0, such as `np.datetime64("1970-01-01")`: `pv.tables.Schema` has all that as `meanings`.
+            classes of each, too, in the order of their numbers, an empty tuple for a column of numbers, and
+            what those of dates, periods and times count: the date of day 0, such as `np.datetime64("1970-01-01")`, the period
+            of number 0, `pd.Period("1970-01", "M")`, or a duration, `np.timedelta64(1, "s")`. `pv.tables.Schema` has all that
+            as `meanings`.
         only: The names of questions, to ask these alone: log_likelihood, importance_bounds, annealed, inference_gap,
             overfitting, copies, predictive_checks, predictive_intervals, rate_and_distortion, active_units,
             aggregate_posterior, simulation_based_calibration, symmetry, joint_coverage.
@@ -232,15 +232,11 @@ def _of_divergence(fitted: Fit, found: list[Finding]) -> tuple[Finding, ...]:
     return (first, *(replace(one, advice="") for one in found))
 
 
-def _classes(
-    columns: Sequence[str] | Mapping[str, Sequence[Any] | np.datetime64], name: str
-) -> Sequence[Any] | np.datetime64:
+def _classes(columns: Sequence[str] | Mapping[str, Any], name: str) -> Any:
     return columns[name] if isinstance(columns, Mapping) else ()
 
 
-def _check_columns(
-    columns: Sequence[str] | Mapping[str, Sequence[Any] | np.datetime64] | None, evidence: Evidence
-) -> None:
+def _check_columns(columns: Sequence[str] | Mapping[str, Any] | None, evidence: Evidence) -> None:
     """ShapeError unless some argument has as many columns as have names."""
     widths = sorted({int(values[0].numel()) for values in evidence.rows.values()})
     if columns is not None and len(columns) not in widths:

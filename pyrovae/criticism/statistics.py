@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-# The name of each column, and the names of its classes; of numbers (), of days the date of day 0.
-Columns = tuple[tuple[str, Sequence[Any] | np.datetime64], ...]
-MOST_DAYS = 2_000_000  # some 5,500 years, of which the calendar is spoken of
+from pyrovae._moments import is_moment, span, written
+
+# The name of each column, and the names of its classes; of numbers (), of dates and times what says so (see `_moments`).
+Columns = tuple[tuple[str, Any], ...]
 
 MOST_COLUMNS = 40  # whose correlations are looked at, those that vary most
 MOST_VALUES = 20  # that a column of classes may have
@@ -79,8 +79,9 @@ class Statistic:
         scale: What a difference is divided by to be an effect, `(m,)`, from the rows.
         step: What one row can change, `(m,)`, from the rows: a difference of less is none.
         labels: What each of the numbers is, `(m,)`.
-        since: Of those that are dates the date of day 0, of others None, `(m,)`; () where none is.
-        spans: Whether these are not dates but spans of days.
+        since: Of those that are dates, periods or times what says so (see `pyrovae._moments`), of others None, `(m,)`; ()
+            where none is.
+        spans: Whether these are not dates but differences of dates.
     """
 
     name: str
@@ -88,17 +89,18 @@ class Statistic:
     scale: Callable[[Tensor], Tensor]
     step: Callable[[Tensor], Tensor]
     labels: tuple[str, ...]
-    since: tuple[np.datetime64 | None, ...] = ()
+    since: tuple[Any, ...] = ()
     spans: bool = False
 
     def told(self, at: int, data: float, model: float, spread: float) -> str:
         """One of the numbers in the data and in rows of the model, in the words of a report: a date as such."""
         since = self.since[at] if self.since else None
-        if since is None or self.spans or max(abs(data), abs(model)) > MOST_DAYS:
-            unit = "" if since is None else " days"
-            return f"{data:.3g}{unit} in the data, {model:.3g} ± {spread:.2g}{unit} in rows drawn from the model"
-        first, second = (since.astype("M8[D]") + np.timedelta64(round(value), "D") for value in (data, model))
-        return f"{first} in the data, {second} ± {spread:.2g} days in rows drawn from the model"
+        first, second, error = f"{data:.3g}", f"{model:.3g}", f"{spread:.2g}"
+        if since is not None:
+            dates = (None, None) if self.spans else (written(data, since), written(model, since))
+            first, second = dates[0] or span(data, since, 3), dates[1] or span(model, since, 3).split()[0]
+            error = span(spread, since)
+        return f"{first} in the data, {second} ± {error} in rows drawn from the model"
 
     def among(self, columns: Tensor) -> Statistic:
         """The same of some of the columns."""
@@ -130,7 +132,7 @@ def statistics_for(
     seen = x[:, numbers]
     some_columns = [columns[i] for i in numbers.nonzero().squeeze(1).tolist()]
     names = tuple(name for name, _ in some_columns)
-    since = tuple(what if isinstance(what, np.datetime64) else None for _, what in some_columns)
+    since = tuple(what if is_moment(what) else None for _, what in some_columns)
     some = seen[~torch.isnan(seen)]
     binary = bool(((some == 0) | (some == 1)).all())
     counts = not binary and bool(((some >= 0) & (some == some.round())).all())
@@ -253,9 +255,9 @@ def _frequencies(x: Tensor, classes: Tensor, columns: Columns) -> Statistic:
     )
 
 
-def _class_name(value: float, column: str, classes: Sequence[Any] | np.datetime64) -> str:
-    if isinstance(classes, np.datetime64):
-        return f"{column} = {classes.astype('M8[D]') + np.timedelta64(round(value), 'D')}"
+def _class_name(value: float, column: str, classes: Any) -> str:
+    if is_moment(classes):
+        return f"{column} = {written(value, classes) or f'{value:g}'}"
     named = value.is_integer() and 0 <= value < len(classes)
     return f"{column} = {classes[int(value)]}" if named else f"class {value:g} of {column}"
 

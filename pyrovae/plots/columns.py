@@ -10,15 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pyrovae._moments import MOST, clock, is_moment, written
 from pyrovae.errors import DataError, ShapeError
 from pyrovae.plots.style import PALETTE, Array, literal
 
 MOST_SHOWN = 12
 MOST_CLASSES, MOST_LETTERS = 12, 9  # whose names are at the axes, and letters of each
-MOST_DAYS = 2_000_000  # some 5,500 years, of which the calendar is spoken of
 ACROSS: dict[str, Any] = {"rotation": 40, "ha": "right", "fontsize": 6}  # words at an axis
 UPWARDS: dict[str, Any] = {"fontsize": 6}
-Columns = Sequence[str] | Mapping[str, Sequence[Any] | np.datetime64]
+Columns = Sequence[str] | Mapping[str, Any]
 
 
 def column_scatters(
@@ -61,29 +61,49 @@ def column_scatters(
     for d, panel in enumerate(axes[:shown]):
         seen = np.isfinite(x[:, d]) & np.isfinite(x_hat[:, d])
         original, rebuilt, meaning = x[seen, d].astype(float), x_hat[seen, d].astype(float), meanings[d]
-        classes = () if isinstance(meaning, np.datetime64) else meaning
+        classes = () if is_moment(meaning) else meaning
         if len(classes) or (labels is not None and labels[d]):  # numbers of classes have no variance to explain
             share = f"{(original == rebuilt).mean():.0%} right" if len(original) else "constant"
             _draw_classes(panel, original, rebuilt, classes)
         else:
             spread = ((original - original.mean()) ** 2).sum() if len(original) else 0.0
             share = f"R² = {1 - ((original - rebuilt) ** 2).sum() / spread:.2f}" if spread > 0 else "constant"
-            _draw_numbers(panel, original, rebuilt, meaning if isinstance(meaning, np.datetime64) else None)
+            _draw_numbers(panel, original, rebuilt, meaning if is_moment(meaning) else None)
         name = names[d]
         panel.set_title(f"{literal(name if len(name) < 16 else name[:14] + '…')}, {share}", fontsize=8)
     return np.asarray(axes[:shown], dtype=object)
 
 
-def _draw_numbers(panel: Axes, original: Array, rebuilt: Array, since: np.datetime64 | None) -> None:
-    """A point for each row, and the diagonal; of days, which are counted from a date, the dates at the axes."""
+def _draw_numbers(panel: Axes, original: Array, rebuilt: Array, meaning: Any) -> None:
+    """A point for each row, and the diagonal; of dates, periods and times, see `pyrovae._moments`, round ones at the axes."""
     size = float(np.clip(2000 / max(len(original), 1), 2, 12))
     panel.scatter(original, rebuilt, s=size, color=PALETTE[0], alpha=0.4, linewidths=0)
     panel.axline((float(original.mean()) if len(original) else 0.0,) * 2, slope=1, color="#888888", linewidth=0.8)
+    ticks = (
+        _dates if isinstance(meaning, np.datetime64) else _times if isinstance(meaning, np.timedelta64) else _periods
+    )
     for axis, small in ((panel.xaxis, ACROSS), (panel.yaxis, UPWARDS)):
         axis.set_major_locator(MaxNLocator(3))
         low, high = axis.get_view_interval()
-        if since is not None and len(original) and max(abs(low), abs(high)) < MOST_DAYS:
-            axis.set_ticks(*_dates(low, high, since), **small)
+        if meaning is not None and len(original) and max(abs(low), abs(high)) < MOST:
+            axis.set_ticks(*ticks(low, high, meaning), **small)
+
+
+def _times(low: float, high: float, unit: np.timedelta64) -> tuple[list[float], list[str]]:
+    """Two to four round times between two, whole hours, minutes or seconds: where they are, and how they are written."""
+    second = float(unit / np.timedelta64(1, "s"))
+    reach = (high - low) * second
+    step = 3600 if reach > 3 * 3600 else 60 if reach > 180 else 1
+    ticks = MaxNLocator(4, integer=True, steps=[1, 2, 3, 6, 10]).tick_values(low * second / step, high * second / step)
+    within = [step * float(tick) for tick in ticks if low <= step * tick / second <= high]
+    return [tick / second for tick in within], [clock(tick, parts=step == 1) for tick in within]
+
+
+def _periods(low: float, high: float, first: Any) -> tuple[list[float], list[str]]:
+    """Some of the periods between two numbers: where they are, and how they are written."""
+    ticks = MaxNLocator(4, integer=True, steps=[1, 2, 3, 6, 10]).tick_values(low, high)
+    within = [float(tick) for tick in ticks if low <= tick <= high]
+    return within, [str(written(tick, first)) for tick in within]
 
 
 def _dates(low: float, high: float, since: np.datetime64) -> tuple[list[float], list[str]]:

@@ -87,8 +87,10 @@ def reconstructions(
             columns are shown.
         ax: The axes to draw on: one for images, a sequence of at least min(D, 12) for a table. None makes a figure.
         columns: The names of the D columns of a table. A mapping gives the names of the classes of each, too, in the order of
-            their numbers, an empty tuple for a column of numbers, and for one of days the date of day 0, as
-            `pv.tables.Schema` has all that as `meanings`.
+            their numbers, an empty tuple for a column of numbers, and
+            what those of dates, periods and times count: the date of day 0, such as `np.datetime64("1970-01-01")`, the period
+            of number 0, `pd.Period("1970-01", "M")`, or a duration, `np.timedelta64(1, "s")`. `pv.tables.Schema` has all that
+            as `meanings`.
         labels: For each column of a table whether it holds numbers of classes, where `columns` does not say it.
 
     Returns:

@@ -26,6 +26,7 @@ from pyrovae.tables.frames import as_frame
 from pyrovae.tables.plain_yaml import read_yaml
 
 DAY_0 = np.datetime64("1970-01-01", "D")  # of dates
+SECOND = np.timedelta64(1, "s")  # of times
 MOST_SHOWN = 60  # columns that are told in full
 
 
@@ -91,10 +92,11 @@ class Schema:
         return tuple(column.name for column in self.modelled)
 
     @property
-    def meanings(self) -> dict[str, tuple[Any, ...] | np.datetime64]:
+    def meanings(self) -> dict[str, Any]:
         """What the numbers of each modelled column are, as `pv.criticise` and `pv.plots.reconstructions` take it: the names of
-        classes in their order, () for numbers, and for dates the date of day 0."""
-        return {column.name: DAY_0 if column.kind == "date" else column.categories for column in self.modelled}
+        classes in their order, () for numbers, for dates the date of day 0, for periods that of number 0, and for times the
+        duration that they count."""
+        return {column.name: _meaning(column) for column in self.modelled}
 
     def encode(self, table: Any, *, before: int | None = None, impossible: Any = None) -> Tensor:
         """The rows of a table as numbers.
@@ -316,6 +318,13 @@ class Schema:
         number = counted(len(self.modelled), "column")
         title = f"Schema of {number}{f', {out} left out' if out else ''}:"
         return "\n".join([title, *lines])
+
+
+def _meaning(column: Column) -> Any:
+    if column.kind == "period":
+        kind = pd.api.types.pandas_dtype(column.dtype)
+        return pd.Period(ordinal=0, freq=kind.freq)
+    return {"date": DAY_0, "time": SECOND}.get(column.kind, column.categories)
 
 
 def _unknown(column: Column, strange: Iterable[Any]) -> str:

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae._moments import written
 from pyrovae.tables.columns import Column
-from pyrovae.tables.schema import Schema
+from pyrovae.tables.schema import DAY_0, Schema
 
 # How far simulated rows may be from the data, beyond three standard errors of the comparison.
 MEAN, SPREAD, SHARE, CORRELATION, BEYOND = 0.2, 0.25, 0.05, 0.15, 0.01
 MOST_NAMED = 4
 MOST_BEYOND = 12.0  # rows of n, beyond the ends of n others
-MOST_DAYS = 2_000_000  # from 1970 on, some 5,500 years, of which the calendar is spoken of
 
 
 def differences(schema: Schema, rows: Tensor, drawn: Tensor) -> list[str]:
@@ -96,11 +96,9 @@ def _beyond(rows: int, drawn: int) -> float:
 
 def _written(column: Column, value: float) -> str:
     """A value as a reader knows it: of a date the day."""
-    if column.kind == "date" and abs(value) < MOST_DAYS:
-        return str(np.datetime64("1970-01-01", "D") + np.timedelta64(round(value), "D"))
     if column.is_moment and column.kind != "date":
         return str(column.written(column.values(np.array([value])))[0])
-    return f"{value:.4g}"
+    return (written(value, DAY_0) if column.kind == "date" else None) or f"{value:.4g}"
 
 
 def _correlations(columns: Tensor) -> list[list[float]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -108,6 +109,19 @@ def test_days_are_told_as_dates() -> None:
         plain,
     ]
     assert told[SPREADS] == ["1.6 days in the data, 400 ± 2 days in rows drawn from the model", plain]
+
+
+def test_periods_and_times_are_told_as_such() -> None:
+    x = torch.randn(30, 2).round() + torch.tensor([650.0, 30_000.0])
+    columns = (("month", pd.Period("1970-01", "M")), ("starts", np.timedelta64(1, "s")))
+    found = {one.name: one for one in statistics_for(x, [False, False], None, columns)}
+    means, spreads = found["means of columns"], found[SPREADS]
+    assert means.told(0, 650.2, 652.0, 2.0) == ("2024-03 in the data, 2024-05 ± 2 months in rows drawn from the model")
+    assert means.told(1, 30_005.4, 29_999.0, 90.0) == (
+        "8:20:05 in the data, 8:19:59 ± 0:01:30 in rows drawn from the model"
+    )
+    assert spreads.told(0, 1.6, 2.0, 0.5) == "1.6 months in the data, 2 ± 0.5 months in rows drawn from the model"
+    assert spreads.told(1, 600.0, 300.0, 60.0) == "0:10:00 in the data, 0:05:00 ± 0:01:00 in rows drawn from the model"
 
 
 def test_statistics_are_what_they_are_called() -> None:

@@ -1,6 +1,7 @@
 """Reconstructed columns of a table: what is at the axes, and what is drawn for classes and for days."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pyrovae import plots
@@ -49,6 +50,31 @@ def test_days_far_from_any_calendar_stay_numbers() -> None:
     days = np.array([[0.0], [1e9]])
     (panel,) = of_columns({"seen": DAY_0}, days, days)
     assert all("-" not in tick.get_text() for tick in panel.get_xticklabels())
+
+
+@pytest.mark.parametrize("span", [5, 100, 2000, 20_000, 90_000, 400_000])
+def test_seconds_are_times_at_the_axes(span: float) -> None:
+    seconds = np.linspace(20_005.0, 20_005.0 + span, 50)[:, None]
+    (panel,) = of_columns({"starts": np.timedelta64(1, "s")}, seconds, seconds + 0.1 * span)
+    for axis in (panel.xaxis, panel.yaxis):
+        low, high = axis.get_view_interval()
+        ticks = axis.get_major_ticks()
+        assert 2 <= len(ticks) <= 6 and high - low < 1.3 * span
+        for tick in ticks:
+            parts = [int(part) for part in tick.label1.get_text().split(":")]
+            assert len(parts) == (3 if span <= 100 else 2)
+            assert low <= tick.get_loc() == sum(part * 60**place for place, part in zip((2, 1, 0), parts)) <= high
+
+
+@pytest.mark.parametrize(("freq", "form"), [("M", "%Y-%m"), ("Q-DEC", "%YQ%q"), ("Y-DEC", "%Y")])
+def test_periods_are_named_at_the_axes(freq: str, form: str) -> None:
+    first = pd.Period(ordinal=0, freq=freq)
+    numbers = np.linspace(640.0, 661.0, 22)[:, None]
+    (panel,) = of_columns({"month": first}, numbers, numbers)
+    for axis in (panel.xaxis, panel.yaxis):
+        ticks = axis.get_major_ticks()
+        assert 2 <= len(ticks) <= 6
+        assert [tick.label1.get_text() for tick in ticks] == [(first + int(t.get_loc())).strftime(form) for t in ticks]
 
 
 def test_numbers_beside_them_stay_numbers() -> None:

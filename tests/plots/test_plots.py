@@ -33,7 +33,7 @@ def test_plots_import_neither_pyplot_nor_another_part_of_pyrovae(path):
     imported += [f"{'.' * n.level}{n.module}" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
     assert not [name for name in imported if "pyplot" in name]
     own = [name for name in imported if name.startswith((".", "pyrovae")) and not name.startswith("pyrovae.plots.")]
-    assert set(own) <= {"pyrovae._arguments", "pyrovae._letters", "pyrovae.errors"}
+    assert set(own) <= {"pyrovae._arguments", "pyrovae._letters", "pyrovae._moments", "pyrovae.errors"}
 
 
 def test_training_curve_draws_the_history():

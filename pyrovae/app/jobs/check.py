@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pyrovae._files import write_file
 from pyrovae.app.pages.check import save_page
 from pyrovae.app.run import Run
@@ -55,7 +53,7 @@ def check_run(
     )
 
 
-def _columns_of(run: Run) -> Sequence[str] | Mapping[str, Sequence[Any] | np.datetime64] | None:
+def _columns_of(run: Run) -> Sequence[str] | Mapping[str, Any] | None:
     """The names of a table's columns and what their numbers are, as far as the run knows them."""
     if run.rows.schema is not None:
         return run.rows.schema.meanings
