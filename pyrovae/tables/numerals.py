@@ -24,7 +24,10 @@ _LAST_GROUP = re.compile(r",\d{3}(\.|$)")
 _DIGIT = re.compile(r"\d")
 _FORM = re.compile(r"(\D*)1(\D?)234([.,])5((?:\D.*)?)")
 _LONGEST = 60  # characters of a number with its unit, such as kg, mg/dL and km²
-_PLACES = ("st", "nd", "rd", "th")  # behind the number of a place, and no units
+_NO_UNITS = ("st", "nd", "rd", "th", "am", "pm", "AM", "PM", "a.m", "p.m")  # behind the number of a place, or an hour
+_PLURAL = re.compile(r"(?<=[A-Za-z]{2})s$")  # of kgs and hours; ms and s are units of their own
+_MULTIPLES = ("k", "K", "M", "B", "thousand", "mio", "mn", "million", "bn", "billion", "tsd", "mrd")
+_ADDRESS = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})")
 _LETTER = re.compile("[A-Za-z\u00b5\u03bc\u03a9\u00b0]")
 _WITH_UNIT = re.compile(
     rf"([\d.,{_GROUPS}]*\d\.?(?:[eE][+-]?\d+)?)[\s\u00a0\u202f]?"
@@ -86,7 +89,7 @@ def unit_of(after: str) -> str:
     after = after.strip()
     if not after or _AFTER.fullmatch(after):
         return ""
-    return after.rstrip(".").removesuffix("s") or after
+    return _PLURAL.sub("", after.rstrip(".")) or after
 
 
 def word_units(cells: Iterable[Any]) -> Counter[str]:
@@ -96,7 +99,7 @@ def word_units(cells: Iterable[Any]) -> Counter[str]:
     for text, number in numbers.items():
         part = _parts(text)
         unit = "" if part is None else unit_of(part.after)
-        if part is not None and unit and unit not in _PLACES and any(_reads(part.digits)):
+        if part is not None and unit and unit not in _NO_UNITS and any(_reads(part.digits)):
             found[unit] += number
     return found
 
@@ -149,12 +152,13 @@ def form_of(cells: Iterable[Any], known: Style | None = None, unit: str = "") ->
     """How most of the numbers are written, told by how 1234.5 would be: "1.234,5 €"; "" for 1234.5; None without numbers."""
     texts = [cell for cell in cells if isinstance(cell, str)]
     style = style_of(texts, known, unit)
-    found = [part for text in set(texts) if number_of(text, style) is not None and (part := _parts(text)) is not None]
+    different = dict.fromkeys(texts)  # in their order, by which one of two equally frequent forms is the first met
+    found = [part for text in different if number_of(text, style) is not None and (part := _parts(text)) is not None]
     if not found:
         return None
     (before, after), _ = Counter((part.before, part.after) for part in found).most_common(1)[0]
     wholes = (part.digits.partition("," if style.comma else ".")[0] for part in found)
-    marks = Counter(mark for whole in wholes for mark in set(re.findall(rf"[.,{_GROUPS}]", whole)))
+    marks = Counter(mark for whole in wholes for mark in dict.fromkeys(re.findall(rf"[.,{_GROUPS}]", whole)))
     group = marks.most_common(1)[0][0] if marks else ""
     form = f"{before}1{group}234{',' if style.comma else '.'}5{after}"
     return "" if form == "1234.5" else form
@@ -165,6 +169,31 @@ def units_of(cells: Iterable[Any]) -> list[str]:
     parts = (_parts(cell) for cell in {cell for cell in cells if isinstance(cell, str)})
     return sorted(
         {unit for part in parts if part is not None for unit in (part.before.strip(), part.after.strip()) if unit}
+    )
+
+
+def without_unit(cells: Iterable[Any]) -> list[Any]:
+    """The cells that are numbers with nothing behind."""
+    numbers = (cell for cell in cells if not isinstance(cell, str) or ((part := _parts(cell)) and _is_bare(part)))
+    return list(numbers)
+
+
+def _is_bare(part: _Parts) -> bool:
+    return not part.after.strip() and not part.before and any(_reads(part.digits))
+
+
+def is_multiple(unit: str) -> bool:
+    """Whether a unit multiplies a number, so that one without it says something else: 5k and 500."""
+    return unit in _MULTIPLES or unit.lower() in _MULTIPLES[4:]
+
+
+def are_addresses(cells: Iterable[Any]) -> bool:
+    """Whether all cells are addresses of computers, such as 192.168.100.101, which is no number with a mark at thousands."""
+    return all(
+        isinstance(cell, str)
+        and (found := _ADDRESS.fullmatch(cell.strip())) is not None
+        and all(int(part) < 256 for part in found.groups())
+        for cell in cells
     )
 
 
