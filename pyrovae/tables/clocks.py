@@ -18,9 +18,10 @@ from pyrovae.tables.cells import MONTHS, each, is_gap
 Array = NDArray[Any]
 
 DAY = 86_400  # seconds
+LONGEST = 9e9  # seconds, 285 years, which pandas has room for at any precision
 # 9:30, 09:30:15.2, 9:30 pm, 9 am, -0:15, and durations as pandas writes them: 1 days 02:30:00
 _CLOCK = re.compile(
-    r"(?:([+-]?\d{1,6}) days?,? )?([+\u2212-]?)(\d{1,5})(?::(\d{2}))?(?::(\d{2}))?([.,]\d{1,9})?\s?([AaPp]\.?[Mm]\.?)?"
+    r"(?:([+-]?\d{1,6}) days?,? )?([+\u2212-]?)(\d{1,9})(?::(\d{2}))?(?::(\d{2}))?([.,]\d{1,9})?\s?([AaPp]\.?[Mm]\.?)?"
 )
 _CLOCK_FORM = re.compile(r"%-?[HI]:%M(:%S)?( ?%p)?|%-?M:%S")
 _YEAR = r"((?:1[5-9]|20|21)\d\d)"
@@ -180,6 +181,16 @@ def _period(text: str, form: str) -> int | None:
     number, each_year = int(part), 12 if freq == "M" else 4
     years = int(year) if len(year) == 4 else int(year) + (1900 if int(year) > 68 else 2000)
     return (years - 1970) * each_year + number - 1 if 1 <= number <= each_year else None
+
+
+def is_period(dtype: str, form: str) -> bool:
+    """Whether this is a dtype of periods, and a form says such."""
+    try:
+        kind = pd.api.types.pandas_dtype(dtype)
+    except (TypeError, ValueError):
+        return False
+    freqs = {pd.PeriodDtype(freq) for _, one, freq in _PERIODS if one == form}
+    return isinstance(kind, pd.PeriodDtype) and (not form or kind in freqs)
 
 
 def are_seasons(cells: Iterable[Any], form: str) -> bool:

@@ -247,3 +247,23 @@ def test_a_period_that_is_longer_is_no_period_of_a_column() -> None:
         schema.encode(pd.DataFrame({"a": pd.period_range("2010Q1", periods=3, freq="Q"), "x": 0.0}))
     threes = column(pd.period_range("1990-01", periods=40, freq="3M"))[0]
     assert (threes.kind, threes.dtype) == ("period", "period[3M]")
+
+
+def test_a_column_of_periods_says_which_and_how_they_are_written() -> None:
+    schema = infer(column(MOMENTS["months"])[1])
+    for change in ({"dtype": "period[junk]"}, {"dtype": "period[Q-DEC]"}, {"format": "%YQ%q"}):
+        with pytest.raises(DataError, match=r"is no dtype of periods that are written '%.*period\[M\] has months"):
+            schema.with_changes("a", **change)
+    with pytest.raises(DataError, match=r"'period\[junk\]' is no dtype of periods: "):
+        Column("a", "period", "period[junk]")
+    assert (
+        schema.with_changes("a", format="%Y-%m").decode(schema.encode(column(MOMENTS["months"])[1]))["a"][0]
+        == "1960-03"
+    )
+
+
+@pytest.mark.parametrize("name", ["texts", "durations", "times of Python"])
+def test_draws_far_beyond_all_times_are_written(name: str) -> None:
+    schema = infer(pd.DataFrame({"a": MOMENTS[name]}))
+    far = torch.tensor([[1e13], [-1e13], [1e38], [math.inf], [-math.inf], [math.nan]])
+    assert schema.written(schema.decode(far))["a"].isna().tolist() == [False] * 5 + [True]

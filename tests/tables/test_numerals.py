@@ -158,3 +158,25 @@ def test_addresses_of_computers_are_no_numbers_with_a_mark_at_thousands() -> Non
 def test_of_two_equally_frequent_forms_it_is_the_first() -> None:
     cells = [f"{i}{mark}kg" for i in range(20) for mark in ("", " ")]
     assert form_of(cells, unit="kg") == "1234.5kg" and form_of(cells[1:] + cells[:1], unit="kg") == "1234.5 kg"
+
+
+# How the column of a fit is written, cells that are no such numbers, and cells that are.
+OTHERS = [
+    ("kg", ["5 %", "$5", "5 lb"], ["5 kg", "5 kgs", "5"]),
+    (" %", ["5 €", "$5", "5 kg"], ["5%", "5 %", "5"]),
+    (" €", ["5 %", "$5", "USD 5"], ["5€", "EUR 5", "5"]),
+    ("k", ["500", "5M", "5 %"], ["5k", "5 k"]),
+]
+
+
+@pytest.mark.parametrize(("after", "wrong", "right"), OTHERS)
+def test_a_table_in_another_unit_than_that_of_the_fit_is_refused(
+    after: str, wrong: list[str], right: list[str]
+) -> None:
+    schema = infer(pd.DataFrame({"a": [f"{i}{after}" for i in range(40)]}))
+    for cell in wrong:
+        with pytest.raises(DataError, match=r"3 of 3 cells are no such values"):
+            schema.encode(pd.DataFrame({"a": [cell] * 3}))
+    for cell in right:
+        assert schema.encode(pd.DataFrame({"a": [cell] * 3})).flatten().tolist() == [5.0] * 3
+    assert schema.encode(pd.DataFrame({"a": [5.0]})).item() == 5  # as `decode` gives it
