@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pyrovae import _moments
 from pyrovae.errors import DataError
 from pyrovae.tables import Column, infer
 from pyrovae.tables.clocks import clock_form, how_read, seconds_of, time_of, write_clock
@@ -267,3 +268,10 @@ def test_draws_far_beyond_all_times_are_written(name: str) -> None:
     schema = infer(pd.DataFrame({"a": MOMENTS[name]}))
     far = torch.tensor([[1e13], [-1e13], [1e38], [math.inf], [-math.inf], [math.nan]])
     assert schema.written(schema.decode(far))["a"].isna().tolist() == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize("meaning", [np.timedelta64(1, "s"), np.datetime64("1970-01-01"), pd.Period("1970-01", "M")])
+def test_what_is_no_finite_number_is_no_moment(meaning: Any) -> None:
+    for value in (math.nan, math.inf, -math.inf):
+        assert _moments.written(value, meaning) is None
+        assert f"{value:g}" in _moments.span(value, meaning)
