@@ -116,6 +116,15 @@ def clock_form(cells: Iterable[Any]) -> str:
     return f"{hour}:%M{seconds}{' %p' if hour.endswith('I') else ''}"
 
 
+def form_for(form: str, seconds: Array) -> str:
+    """A form in which times lose nothing: without halves where they are no times of day, with seconds where they have some."""
+    if "I" in form and (seconds.min() < 0 or seconds.max() >= DAY):
+        form = form.replace("I", "H").replace(" %p", "")
+    if form and "%S" not in form and (seconds % 60).any():
+        form = form.replace("%M", "%M:%S")
+    return form
+
+
 def how_read(cells: Iterable[Any], form: str) -> str:
     """What to say of times of two numbers, which may be hours or minutes: how the first is read; "" where there is none."""
     found = [m for cell in cells if isinstance(cell, str) and (m := _CLOCK.fullmatch(cell.strip())) is not None]

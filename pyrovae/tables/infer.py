@@ -23,6 +23,7 @@ from pyrovae.tables.clocks import (
     as_periods,
     as_seconds,
     clock_form,
+    form_for,
     how_read,
     period_form,
     periods_of,
@@ -186,6 +187,7 @@ def _clocks(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[s
     values = seconds[~np.isnan(seconds)]
     if len(strange) > STRANGE * len(known) or not len(values):
         return None
+    form = form_for(form, values)
     if (levels := _levels(name, str(cells.dtype), seconds, texts)) is not None:
         return levels
     dtype = str(cells.dtype) if form or lasting else "time"

@@ -275,3 +275,15 @@ def test_what_is_no_finite_number_is_no_moment(meaning: Any) -> None:
     for value in (math.nan, math.inf, -math.inf):
         assert _moments.written(value, meaning) is None
         assert f"{value:g}" in _moments.span(value, meaning)
+
+
+@pytest.mark.parametrize(
+    "few", [["-1:30"], ["25:10"], ["1:10:30"], [datetime.timedelta(hours=30, seconds=7)], ["1:30.5"]], ids=str
+)
+@pytest.mark.parametrize("form", ["{0}:{1:02}", "{0}:{1:02} pm"])
+def test_a_few_cells_of_another_form_lose_nothing(form: str, few: list[Any]) -> None:
+    cells = [form.format(hour, minute) for hour in range(1, 11) for minute in range(0, 60, 7)]
+    schema = infer(pd.DataFrame({"a": pd.Series([*few, *cells], dtype=object)}))
+    rows = schema.encode(pd.DataFrame({"a": pd.Series([*few, *cells], dtype=object)}))
+    assert not rows.isnan().any()
+    torch.testing.assert_close(schema.encode(schema.written(schema.decode(rows))), rows, rtol=0, atol=1e-3)
