@@ -147,7 +147,9 @@ def _column(name: str, cells: pd.Series) -> Column:
     if not nearly and 2 * len(strange) < len(known):
         nearly = f"numbers, but for {len(strange)} of {len(known)} cells"
         nearly += f" such as {strange[0]!r}: leave such cells empty, or make them numbers" if strange else ""
-    if len(strange) <= STRANGE * len(known):
+    if (
+        len(strange) <= STRANGE * len(known) and not np.isnan(values).all()
+    ):  # "none" is a word beside them, but no number
         if unit and (levels := _levels(name, dtype, values, texts)) is not None:
             return levels
         why = missing(strange) if strange else marked(known, values)
@@ -160,7 +162,7 @@ def _column(name: str, cells: pd.Series) -> Column:
         return made if made.kind == "none" else replace(made, format=form_of(known, unit=unit) or "")
     moments = pd.Series(known, dtype=object)
     days, strange = as_days(moments)
-    if len(strange) <= STRANGE * len(known):
+    if len(strange) <= STRANGE * len(known) and not np.isnan(days).all():
         form, why = date_form(moments[~np.isnan(days)])
         if form is None:
             return Column(name, "none", dtype, why=why)
@@ -198,13 +200,15 @@ def _clocks(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[s
     if made.kind == "none":
         return made
     always = dtype == "time" or "I" in form  # a time of day, whatever its values
-    offset, low, high, step = None if always else made.offset, made.low, None, made.step
+    offset, low, high = None if always else made.offset, made.low, None
+    # without a logarithm none that is but small, which may be more than a second
+    step = made.step if offset is not None else _step(values, np.unique(values), made.decimals)
     recorded = next((unit for unit in (60.0, 1.0) if not (values % unit).any()), 0.0)
     step = max(step, recorded) if step else 0.0
     if offset is None and values.min() >= 0:  # a bound has a probability only where numbers are rounded
         step, low = step or recorded or _small_step(values), 0.0
         if (always or form.startswith("%H")) and values.max() < DAY:
-            high = DAY - step
+            high = max(DAY - step, float(values.max()))
     return replace(made, kind="time", dtype=dtype, offset=offset, low=low, high=high, step=step, format=form)
 
 
@@ -223,7 +227,7 @@ def _periods(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[
         return levels
     said = ""
     if form == "%b-%y":  # which may be a day without its year, too
-        place = int(np.flatnonzero(~np.isnan(numbers))[0])
+        place = next(k for k, cell in enumerate(known) if isinstance(cell, str) and not math.isnan(numbers[k]))
         said = f"{texts[place]!r} is read as {periods_of(numbers[[place]], dtype, '')[0]}"
     why = "; ".join(filter(None, (said, missing(strange) if strange else "")))
     return Column(name, "period", dtype, step=1.0, format=form, why=why)

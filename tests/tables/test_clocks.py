@@ -287,3 +287,14 @@ def test_a_few_cells_of_another_form_lose_nothing(form: str, few: list[Any]) -> 
     rows = schema.encode(pd.DataFrame({"a": pd.Series([*few, *cells], dtype=object)}))
     assert not rows.isnan().any()
     torch.testing.assert_close(schema.encode(schema.written(schema.decode(rows))), rows, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("part", [0, 123_456])
+def test_times_of_a_day_with_midnight_are_those_of_their_own_column(part: int) -> None:
+    """What is recorded to seconds stays so, and the last of them is within the bounds."""
+    of_day = [datetime.time(0)] * 4 + [datetime.time(i % 24, i % 60, 7 * i % 60, part) for i in range(200)]
+    table = pd.DataFrame({"a": pd.Series([*of_day, datetime.time(23, 59, 58, part)], dtype=object)})
+    for cells in (table["a"], table["a"].map(lambda one: f"{one:%H:%M:%S}")):
+        schema = infer(pd.DataFrame({"a": cells}))
+        assert schema.columns[0].low == 0.0 and (part or schema.columns[0].step == 1.0)
+        assert not schema.encode(pd.DataFrame({"a": cells})).isnan().any()
