@@ -7,6 +7,7 @@ such as `pd.Period("1970-01", "M")`, where they count months; or `np.timedelta64
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ def is_moment(meaning: Any) -> bool:
 
 
 def written(value: float, meaning: Any) -> str | None:
-    """A number as a date, a period or a time, None where that is beyond the calendar."""
-    if isinstance(meaning, np.timedelta64):
+    """A number as a date, a period or a time, None where that is beyond the calendar, or infinite."""
+    if isinstance(meaning, np.timedelta64) and math.isfinite(value):
         return clock(value * _seconds(meaning))
     if not abs(value) < MOST:
         return None
@@ -33,6 +34,8 @@ def written(value: float, meaning: Any) -> str | None:
 
 def span(value: float, meaning: Any, digits: int = 2) -> str:
     """A difference of such numbers."""
+    if isinstance(meaning, np.timedelta64) and not math.isfinite(value):
+        return f"{value:g} seconds"
     if isinstance(meaning, np.timedelta64):
         return clock(value * _seconds(meaning))
     unit = "D" if isinstance(meaning, np.datetime64) else str(meaning.freqstr).split("-")[0]

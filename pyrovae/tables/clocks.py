@@ -18,9 +18,10 @@ from pyrovae.tables.cells import MONTHS, each, is_gap
 Array = NDArray[Any]
 
 DAY = 86_400  # seconds
+LONGEST = 9e9  # seconds, 285 years, which pandas has room for at any precision
 # 9:30, 09:30:15.2, 9:30 pm, 9 am, -0:15, and durations as pandas writes them: 1 days 02:30:00
 _CLOCK = re.compile(
-    r"(?:([+-]?\d{1,6}) days?,? )?([+\u2212-]?)(\d{1,5})(?::(\d{2}))?(?::(\d{2}))?([.,]\d{1,9})?\s?([AaPp]\.?[Mm]\.?)?"
+    r"(?:([+-]?\d{1,6}) days?,? )?([+\u2212-]?)(\d{1,9})(?::(\d{2}))?(?::(\d{2}))?([.,]\d{1,9})?\s?([AaPp]\.?[Mm]\.?)?"
 )
 _CLOCK_FORM = re.compile(r"%-?[HI]:%M(:%S)?( ?%p)?|%-?M:%S")
 _YEAR = r"((?:1[5-9]|20|21)\d\d)"
@@ -52,8 +53,8 @@ def seconds_of(text: str, form: str = "") -> float | None:
     if found is None:
         return None
     days, sign, first, second, third, part, half = found.groups()
-    by_minutes = third is None and (part is not None or ("M:%S" in form and "H" not in form))
-    if second is None and (half is None or part is not None):
+    by_minutes = third is None and half is None and (part is not None or _begins_with_minutes(form))
+    if (second is None and half is None) or (half and third is None and part is not None):
         return None
     if by_minutes:
         hours, minutes, seconds = 0, int(first), int(second or 0)
@@ -69,6 +70,10 @@ def seconds_of(text: str, form: str = "") -> float | None:
     return DAY * int(days or 0) + (-total if sign in ("-", "\u2212") else total)
 
 
+def _begins_with_minutes(form: str) -> bool:
+    return form in ("%M:%S", "%-M:%S")
+
+
 def as_seconds(cells: pd.Series, form: str = "") -> tuple[Array, list[Any]]:
     """Times and durations in seconds, float64 with NaN where missing, and the cells that are neither."""
     if pd.api.types.is_timedelta64_dtype(cells):
@@ -81,6 +86,8 @@ def as_seconds(cells: pd.Series, form: str = "") -> tuple[Array, list[Any]]:
             return 3600.0 * cell.hour + 60 * cell.minute + cell.second + cell.microsecond / 1e6
         if isinstance(cell, datetime.timedelta):  # also those of pandas
             return cell.total_seconds()
+        if isinstance(cell, np.timedelta64):
+            return float(cell / np.timedelta64(1, "s"))
         return seconds_of(cell, form) if isinstance(cell, str) else None
 
     listed = cells.tolist()
@@ -89,16 +96,44 @@ def as_seconds(cells: pd.Series, form: str = "") -> tuple[Array, list[Any]]:
 
 
 def clock_form(cells: Iterable[Any]) -> str:
-    """How most of the times are written, as in `strftime`; "%-H" has no zero in front. "" where none is a text."""
+    """How most of the times are written, as in `strftime`; "%-H" has no zero in front. "" where none is a text.
+
+    With seconds where any has some. 30:15 beside 1:02:15 is minutes and seconds, as no day has 30 hours.
+    """
     found = [m for cell in cells if isinstance(cell, str) and (m := _CLOCK.fullmatch(cell.strip())) is not None]
     if not found:
         return ""
-    if any(m[6] is not None and m[5] is None for m in found):
+    tenths = any(m[6] is not None and m[5] is None for m in found)
+    two, three = (
+        [int(m[3]) for m in found if m[4] and not m[7] and (m[5] is None) == of_two] for of_two in (True, False)
+    )
+    if tenths or (two and three and max(three) < 24 <= max(two)):
         return "%M:%S" if all(len(m[3]) > 1 for m in found) else "%-M:%S"
     halves = sum(m[7] is not None for m in found)
     hour = "%" + "-" * any(len(m[3]) < 2 for m in found) + ("I" if 2 * halves > len(found) else "H")
-    seconds = ":%S" * (2 * sum(m[5] is not None for m in found) > len(found))
+    there = sum(m[5] is not None for m in found)
+    seconds = ":%S" * (2 * there > len(found) or any(m[5] is not None and (int(m[5]) or m[6]) for m in found))
     return f"{hour}:%M{seconds}{' %p' if hour.endswith('I') else ''}"
+
+
+def form_for(form: str, seconds: Array) -> str:
+    """A form in which times lose nothing: without halves where they are no times of day, with seconds where they have some."""
+    if "I" in form and (seconds.min() < 0 or seconds.max() >= DAY):
+        form = form.replace("I", "H").replace(" %p", "")
+    if form and "%S" not in form and (seconds % 60).any():
+        form = form.replace("%M", "%M:%S")
+    return form
+
+
+def how_read(cells: Iterable[Any], form: str) -> str:
+    """What to say of times of two numbers, which may be hours or minutes: how the first is read; "" where there is none."""
+    found = [m for cell in cells if isinstance(cell, str) and (m := _CLOCK.fullmatch(cell.strip())) is not None]
+    two = next((m for m in found if m[4] and m[5] is None and m[7] is None), None)
+    if two is None:
+        return ""
+    by_minutes = two[6] is not None or _begins_with_minutes(form)
+    day = " of a day of 24 hours" if any(m[7] for m in found) else ""
+    return f"{two[0]!r} is read as {'minutes and seconds' if by_minutes else f'hours and minutes{day}'}"
 
 
 def is_clock_form(form: Any) -> bool:
@@ -157,6 +192,25 @@ def _period(text: str, form: str) -> int | None:
     return (years - 1970) * each_year + number - 1 if 1 <= number <= each_year else None
 
 
+def is_period(dtype: str, form: str) -> bool:
+    """Whether this is a dtype of periods, and a form says such."""
+    try:
+        kind = pd.api.types.pandas_dtype(dtype)
+    except (TypeError, ValueError):
+        return False
+    freqs = {pd.PeriodDtype(freq) for _, one, freq in _PERIODS if one == form}
+    return isinstance(kind, pd.PeriodDtype) and (not form or kind in freqs)
+
+
+def are_seasons(cells: Iterable[Any], form: str) -> bool:
+    """Whether texts that seem to be months are years and the next ones, such as 2003-04."""
+    if form not in ("%Y-%m", "%Y/%m"):
+        return False
+    pattern = _PERIODS[PERIOD_FORMS.index(form)][0]
+    found = [m for cell in set(cells) if isinstance(cell, str) and (m := pattern.fullmatch(cell.strip())) is not None]
+    return all((int(m[1]) + 1) % 100 == int(m[2]) for m in found)
+
+
 def _is_month(word: str) -> bool:
     return word.lower() in MONTHS or word.lower() in NAMES
 
@@ -170,10 +224,8 @@ def as_periods(cells: pd.Series, dtype: str, form: str = "") -> tuple[Array, lis
         form: How they are written; "" for any way in which such are.
     """
     wanted = pd.api.types.pandas_dtype(dtype)
-    if isinstance(cells.dtype, pd.PeriodDtype):
-        same = cells if cells.dtype == wanted else cells.dt.asfreq(wanted.freq)
-        numbers = np.array([math.nan if one is pd.NaT else one.ordinal for one in same], dtype=np.float64)
-        return numbers, []
+    if cells.dtype == wanted:
+        return np.array([math.nan if one is pd.NaT else one.ordinal for one in cells], dtype=np.float64), []
     every = [one for _, one, freq in _PERIODS if pd.PeriodDtype(freq) == wanted]
     forms = [form, *every] if form in PERIOD_FORMS else every
 
@@ -181,7 +233,10 @@ def as_periods(cells: pd.Series, dtype: str, form: str = "") -> tuple[Array, lis
         if is_gap(cell):
             return math.nan
         if isinstance(cell, pd.Period):
-            return float(cell.asfreq(wanted.freq).ordinal)
+            if cell.freq == wanted.freq:
+                return float(cell.ordinal)
+            first, last = (cell.asfreq(wanted.freq, how=how).ordinal for how in ("start", "end"))
+            return float(last) if first == last else None  # a quarter is no month
         if not isinstance(cell, str):
             return None
         if forms:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from pyrovae.errors import DataError, counted, shortened
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, each, is_gap
 from pyrovae.tables.clocks import (
+    LONGEST,
     PERIOD_FORMS,
     as_periods,
     as_seconds,
     is_clock_form,
+    is_period,
     periods_of,
     time_of,
     write_clock,
@@ -107,6 +109,12 @@ class Column:
         if self.kind == "period" and not self.dtype.startswith("period["):
             raise DataError(
                 f"Column {self.name!r}: a period needs a dtype, such as period[M] for months, got {self.dtype!r}."
+            )
+        if self.kind == "period" and not is_period(self.dtype, self.format):
+            raise DataError(
+                f"Column {self.name!r}: {self.dtype!r} is no dtype of periods"
+                + (f" that are written {self.format!r}" if self.format else "")
+                + ": period[M] has months, such as %Y-%m, and period[Q-DEC] quarters, such as %YQ%q."
             )
         bounds = [value for value in (self.low, self.high, self.offset) if value is not None]
         if not all(isinstance(v, int | float) and math.isfinite(v) for v in (self.step, *bounds)) or self.step < 0:
@@ -201,7 +209,7 @@ class Column:
     def _times(self, seconds: Array) -> pd.Series:
         """Times as texts in their form, or as those of pandas or of Python."""
         unit = 10.0 ** -(self.decimals or 0)  # of means, which lie between them
-        seconds = np.round(seconds / unit) * unit
+        seconds = np.round(np.clip(seconds, -LONGEST, LONGEST) / unit) * unit
         if self.format:
             texts = [None if math.isnan(one) else write_clock(one, self.format, self.decimals) for one in seconds]
             return pd.Series(texts, dtype=object)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pyrovae.errors import DataError, MissingPackageError
+from pyrovae.errors import DataError, MissingPackageError, shortened
 
 
 def as_frame(function: str, table: Any) -> pd.DataFrame:
@@ -17,7 +17,7 @@ def as_frame(function: str, table: Any) -> pd.DataFrame:
         table: What a user has given.
 
     Raises:
-        DataError: It is no table.
+        DataError: It is no table, or its own `to_pandas` fails.
         MissingPackageError: Its package needs another one to make it a table of pandas.
     """
     if isinstance(table, pd.DataFrame):
@@ -28,6 +28,11 @@ def as_frame(function: str, table: Any) -> pd.DataFrame:
         except ImportError as error:
             raise MissingPackageError(
                 f"{_name_of(table)} needs another package to become a table of pandas ({error}): pip install 'pyrovae[arrow]'."
+            ) from error
+        except (ValueError, TypeError, NotImplementedError, OverflowError) as error:  # of Arrow's, too
+            raise DataError(
+                f"{function}: {_name_of(table)} does not become a table of pandas ({shortened(error)}). Change the column that "
+                "it names, or leave it out."
             ) from error
         if isinstance(made, pd.DataFrame):
             return made

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +17,21 @@ from numpy.typing import NDArray
 
 from pyrovae.errors import DataError, counted
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, date_form, each, numbers_of, says_none
-from pyrovae.tables.clocks import DAY, as_periods, as_seconds, clock_form, period_form
+from pyrovae.tables.clocks import (
+    DAY,
+    are_seasons,
+    as_periods,
+    as_seconds,
+    clock_form,
+    form_for,
+    how_read,
+    period_form,
+    periods_of,
+)
 from pyrovae.tables.columns import Column
 from pyrovae.tables.frames import as_frame
-from pyrovae.tables.numerals import form_of, units_of, word_units
+from pyrovae.tables.notes import days_or_seconds, marked, missing, sentinel, spellings
+from pyrovae.tables.numerals import are_addresses, form_of, is_multiple, units_of, without_unit, word_units
 from pyrovae.tables.schema import Schema
 
 Array = NDArray[Any]
@@ -33,9 +45,7 @@ EXACT = 2e-3  # of the standard deviation: numbers recorded to less are exact, u
 ID_NAME = re.compile(
     r"(^|[\s_.-])(ids?|uuid|guid)$|^(index|row|unnamed: 0)$|[\s_.-](index|row|key|no|nr|num|number)$", re.IGNORECASE
 )
-SINCE = (946_684_800, 2_208_988_800)  # seconds, the years from 2000 to 2039
 NOTHING = "no cell has a value"
-PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 PER_CENT = re.compile(r"%|(^|[^a-z])(per ?cent(age)?|pct)([^a-z]|$)", re.IGNORECASE)  # in a name
 ID_CAMEL = re.compile(r"[a-z](ID|Id)$")
 
@@ -130,28 +140,35 @@ def _column(name: str, cells: pd.Series) -> Column:
     for found in (_clocks(name, cells, known, texts), _periods(name, cells, known, texts)):
         if found is not None:
             return found
+    if are_addresses(known):
+        return _texts(name, dtype, known, texts, "")
     unit, nearly = _unit(known)
     values, strange = numbers_of(known, unit=unit)
     if not nearly and 2 * len(strange) < len(known):
         nearly = f"numbers, but for {len(strange)} of {len(known)} cells"
         nearly += f" such as {strange[0]!r}: leave such cells empty, or make them numbers" if strange else ""
-    if len(strange) <= STRANGE * len(known):
+    if (
+        len(strange) <= STRANGE * len(known) and not np.isnan(values).all()
+    ):  # "none" is a word beside them, but no number
         if unit and (levels := _levels(name, dtype, values, texts)) is not None:
             return levels
-        why = _missing(strange) if strange else _marks(known, values)
-        if len(units := units_of(known)) > 1:
+        why = missing(strange) if strange else marked(known, values)
+        if len(units := units_of(cell for cell, value in zip(known, values) if not math.isnan(value))) > 1:
             why = "; ".join(filter(None, (why, f"{', '.join(units[:5])} are taken for one unit")))
+        if (unit or "%" in units) and (bare := without_unit(known)):
+            said = f"{counted(len(bare), 'cell')} without a unit, such as {str(bare[0])!r}, taken for {unit or '%'}"
+            why = "; ".join(filter(None, (why, said)))
         made = _numbers(name, dtype, values[~np.isnan(values)], len(cells), why, per_cent=units == ["%"])
         return made if made.kind == "none" else replace(made, format=form_of(known, unit=unit) or "")
     moments = pd.Series(known, dtype=object)
     days, strange = as_days(moments)
-    if len(strange) <= STRANGE * len(known):
+    if len(strange) <= STRANGE * len(known) and not np.isnan(days).all():
         form, why = date_form(moments[~np.isnan(days)])
         if form is None:
             return Column(name, "none", dtype, why=why)
         days, strange = as_days(moments, form)
         if strange:
-            why = "; ".join(filter(None, (why, _missing(strange))))
+            why = "; ".join(filter(None, (why, missing(strange))))
         return Column(name, "date", "datetime64[ns]", step=_date_step(days), format=form, why=why)
     return _texts(name, dtype, known, texts, nearly)
 
@@ -172,24 +189,26 @@ def _clocks(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[s
     values = seconds[~np.isnan(seconds)]
     if len(strange) > STRANGE * len(known) or not len(values):
         return None
+    form = form_for(form, values)
     if (levels := _levels(name, str(cells.dtype), seconds, texts)) is not None:
         return levels
     dtype = str(cells.dtype) if form or lasting else "time"
-    short = {"%H:%M": "hours and minutes", "%M:%S": "minutes and seconds"}
-    parts = short.get(form.replace("-", ""), "")  # which nothing else says
-    said = f"{known[0]!r} is read as {parts}" if parts else ""
-    why = "; ".join(filter(None, (said, _missing(strange) if strange else "")))
+    if dtype == "time" and any(isinstance(cell, datetime.timedelta | np.timedelta64) for cell in known):
+        dtype = "timedelta64[us]"  # which may be longer than a day
+    why = "; ".join(filter(None, (how_read(known, form), missing(strange) if strange else "")))
     made = _numbers(name, dtype, values, len(cells), why, classes=False)
     if made.kind == "none":
         return made
     always = dtype == "time" or "I" in form  # a time of day, whatever its values
-    offset, low, high, step = None if always else made.offset, made.low, None, made.step
+    offset, low, high = None if always else made.offset, made.low, None
+    # without a logarithm none that is but small, which may be more than a second
+    step = made.step if offset is not None else _step(values, np.unique(values), made.decimals)
     recorded = next((unit for unit in (60.0, 1.0) if not (values % unit).any()), 0.0)
     step = max(step, recorded) if step else 0.0
     if offset is None and values.min() >= 0:  # a bound has a probability only where numbers are rounded
         step, low = step or recorded or _small_step(values), 0.0
         if (always or form.startswith("%H")) and values.max() < DAY:
-            high = DAY - step
+            high = max(DAY - step, float(values.max()))
     return replace(made, kind="time", dtype=dtype, offset=offset, low=low, high=high, step=step, format=form)
 
 
@@ -202,11 +221,16 @@ def _periods(name: str, cells: pd.Series, known: Sequence[Any], texts: Sequence[
             return None
         dtype = f"period[{freq}]"
     numbers, strange = as_periods(pd.Series(known, dtype=object), dtype, form)
-    if len(strange) > STRANGE * len(known):
+    if len(strange) > STRANGE * len(known) or are_seasons(known, form):
         return None
     if (levels := _levels(name, str(cells.dtype), numbers, texts)) is not None:
         return levels
-    return Column(name, "period", dtype, step=1.0, format=form, why=_missing(strange) if strange else "")
+    said = ""
+    if form == "%b-%y":  # which may be a day without its year, too
+        place = next(k for k, cell in enumerate(known) if isinstance(cell, str) and not math.isnan(numbers[k]))
+        said = f"{texts[place]!r} is read as {periods_of(numbers[[place]], dtype, '')[0]}"
+    why = "; ".join(filter(None, (said, missing(strange) if strange else "")))
+    return Column(name, "period", dtype, step=1.0, format=form, why=why)
 
 
 def _levels(name: str, dtype: str, values: Array, texts: Sequence[str]) -> Column | None:
@@ -237,29 +261,17 @@ def _unit(known: Sequence[Any]) -> tuple[str, str]:
         return "", ""
     (unit, number), *others = units.most_common()
     if number >= (1 - STRANGE) * units.total():
+        if is_multiple(unit) and without_unit(known):
+            return "", f"numbers with {unit} and without: write all of them out"
         return unit, ""
     several = len(units) <= MOST_UNITS and others[0][1] > 1  # and not words that follow numbers, such as streets
     return "", f"numbers with several units, {unit} and {others[0][0]}: give all cells one" if several else ""
-
-
-def _missing(strange: Sequence[Any]) -> str:
-    """What to say of a few cells that are no values of their column."""
-    such = f"such as {str(strange[0])!r}"
-    return counted(len(strange), f"cell {such} counts", f"cells {such} count") + " as missing"
 
 
 def _are_words(known: Sequence[Any]) -> bool:
     """Whether too many cells are neither numbers nor dates for the others to be counted as missing."""
     days = as_days(pd.Series(known, dtype=object))
     return all(len(strange) > STRANGE * len(known) for _, strange in (numbers_of([*known]), days))
-
-
-def _marks(known: Sequence[Any], values: Array) -> str:
-    """How a number that is written with marks is read: 1,234 as 1234."""
-    for cell, value in zip(known, values):
-        if isinstance(cell, str) and not PLAIN.fullmatch(cell.strip()):
-            return f"{cell.strip()!r} is read as {value:.12g}"
-    return ""
 
 
 def _category(name: str, cells: pd.Series, known: Sequence[Any]) -> Column:
@@ -286,42 +298,8 @@ def _texts(name: str, dtype: str, known: Sequence[Any], texts: Sequence[str], ne
         "binary" if num == 2 else "categorical",
         dtype,
         categories=categories,
-        why=(_spellings(first) + of_numbers).removeprefix("; "),
+        why=(spellings(first) + of_numbers).removeprefix("; "),
     )
-
-
-def _spellings(texts: Iterable[str]) -> str:
-    """What to say of values that differ in capitals alone, such as yes and Yes, which somebody may mean for one."""
-    met: dict[str, str] = {}
-    pairs = [
-        f"{first!r} and {text!r}" for text in sorted(texts) if (first := met.setdefault(text.casefold(), text)) != text
-    ]
-    return f"{', '.join(pairs[:2])}{', ...' if len(pairs) > 2 else ''} count as different" if pairs else ""
-
-
-def _mark(values: Array, different: Array) -> str:
-    """What to say of a number such as -999 that several cells hold, far from all others, and that may mean missing."""
-    for value, others in ((different[0], different[1:]), (different[-1], different[:-1])):
-        nines = set(f"{abs(value):.0f}") == {"9"} and float(value).is_integer()
-        if not nines or len(others) < 2 or (number := int((values == value).sum())) < 3:
-            continue
-        if np.abs(others - value).min() > others[-1] - others[0]:
-            return f"{number} cells are {value:g}, far from all others: leave them empty if that means missing"
-    return ""
-
-
-def _days(different: Array) -> str:
-    """What to say of whole numbers that all are days, such as 20240131, which are no even scale, or seconds since 1970."""
-    for unit, said in ((1, "seconds"), (1000, "milliseconds")):
-        if SINCE[0] * unit <= different[0] and different[-1] < SINCE[1] * unit:
-            written = np.datetime64(int(different[0]) // unit, "s").item()
-            return f"{said} since 1970? {different[0]:.0f} would be read as a moment if it were written {written}"
-    year, rest = np.divmod(different, 10_000)
-    month, day = np.divmod(rest, 100)
-    if not ((year >= 1900) & (year <= 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all():
-        return ""
-    first = f"{different[0]:.0f}"
-    return f"days? {first} would be read as one if it were written {first[:4]}-{first[4:6]}-{first[6:]}"
 
 
 def _plain(cell: Any) -> Any:
@@ -356,7 +334,7 @@ def _numbers(
     whole = bool((different == np.floor(different)).all())
     if num == 1:
         return Column(name, "none", dtype, why=f"every row has the value {different[0]:g}")
-    why = "; ".join(filter(None, (why, _mark(values, different))))
+    why = "; ".join(filter(None, (why, sentinel(values, different))))
     named = bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name))
     if not _is_numeric(dtype) and classes:  # texts with marks
         dtype = "int64" if whole else "float64"
@@ -367,7 +345,7 @@ def _numbers(
         return Column(name, "binary" if num == 2 else "ordinal", dtype, categories=categories, why=why)
     if whole and classes:
         all_differ = num == len(values) == rows >= ENOUGH_ROWS
-        noted = _days(different) or ("all different: leave it out if it names the rows" if all_differ else "")
+        noted = days_or_seconds(different) or ("all different: leave it out if it names the rows" if all_differ else "")
         noted = noted or ("its name is one of an id: leave it out if its numbers are no amounts" if named else "")
         why = "; ".join(filter(None, (why, noted)))
     decimals = _decimals(different)

@@ -24,7 +24,12 @@ _LAST_GROUP = re.compile(r",\d{3}(\.|$)")
 _DIGIT = re.compile(r"\d")
 _FORM = re.compile(r"(\D*)1(\D?)234([.,])5((?:\D.*)?)")
 _LONGEST = 60  # characters of a number with its unit, such as kg, mg/dL and km²
-_PLACES = ("st", "nd", "rd", "th")  # behind the number of a place, and no units
+_NO_UNITS = ("st", "nd", "rd", "th", "am", "pm", "AM", "PM", "a.m", "p.m")  # behind the number of a place, or an hour
+_PLURAL = re.compile(r"(?<=[A-Za-z]{2})s$")  # of kgs and hours; ms and s are units of their own
+_MULTIPLES = ("k", "K", "M", "B", "thousand", "mio", "mn", "million", "bn", "billion", "tsd", "mrd")
+_SIGNS = {"USD": "$", "US$": "$", "EUR": "€", "GBP": "£", "JPY": "¥", "INR": "₹", "PLN": "zł", "CZK": "Kč", "HUF": "Ft"}
+_SIGNS |= {"kr.": "kr", "SEK": "kr", "NOK": "kr", "DKK": "kr", "CHF": "Fr."}
+_ADDRESS = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})")
 _LETTER = re.compile("[A-Za-z\u00b5\u03bc\u03a9\u00b0]")
 _WITH_UNIT = re.compile(
     rf"([\d.,{_GROUPS}]*\d\.?(?:[eE][+-]?\d+)?)[\s\u00a0\u202f]?"
@@ -33,11 +38,15 @@ _WITH_UNIT = re.compile(
 
 
 class Style(NamedTuple):
-    """How the numbers of a column are written: with a decimal comma, what is negative in brackets, a unit behind."""
+    """How the numbers of a column are written: with a decimal comma, what is negative in brackets, a unit behind.
+
+    The `sign` is a currency, or per cent, that its cells have, where that is known.
+    """
 
     comma: bool = False
     brackets: bool = False
     unit: str = ""
+    sign: str = ""
 
 
 class _Parts(NamedTuple):
@@ -86,7 +95,13 @@ def unit_of(after: str) -> str:
     after = after.strip()
     if not after or _AFTER.fullmatch(after):
         return ""
-    return after.rstrip(".").removesuffix("s") or after
+    return _PLURAL.sub("", after.rstrip(".")) or after
+
+
+def _sign_of(part: _Parts) -> str:
+    """The currency of a number, or per cent, "" for none: USD and $ are one."""
+    sign = part.before.strip() or ("" if unit_of(part.after) else part.after.strip())
+    return _SIGNS.get(sign, sign)
 
 
 def word_units(cells: Iterable[Any]) -> Counter[str]:
@@ -96,7 +111,7 @@ def word_units(cells: Iterable[Any]) -> Counter[str]:
     for text, number in numbers.items():
         part = _parts(text)
         unit = "" if part is None else unit_of(part.after)
-        if part is not None and unit and unit not in _PLACES and any(_reads(part.digits)):
+        if part is not None and unit and unit not in _NO_UNITS and any(_reads(part.digits)):
             found[unit] += number
     return found
 
@@ -106,18 +121,22 @@ def style_of(cells: Iterable[Any], known: Style | None = None, unit: str = "") -
 
     Where all of them can be read both ways, such as 1.234 and 1,234, it is as it is known to be, or else with a decimal point,
     unless all cells with a full stop are amounts of a currency, which have no three decimals. Brackets are a minus where
-    other cells have none. A cell with a unit other than the `unit`, or the one that is known, is no number.
+    other cells have none. A cell with a unit other than the `unit`, or the one that is known, is no number, nor is one with
+    another currency where no cell has the one that is known.
     """
     cells, unit = list(cells), unit or (known.unit if known else "")
+    sign = known.sign if known else ""
+    if sign and sign in {_sign_of(part) for cell in set(cells) if isinstance(cell, str) and (part := _parts(cell))}:
+        sign = ""  # among several, which `infer` has told, all are taken for one
     texts = {cell for cell in cells if isinstance(cell, str) and any(mark in cell for mark in ",.(")}
     found = [part for text in texts if (part := _parts(text)) is not None]
     reads = [_reads(part.digits) for part in found]
     comma, point = (sum(one[k] and not one[1 - k] for one in reads) for k in (0, 1))
     brackets = any(part.brackets for part in found) and any(not _in_brackets(cell) for cell in cells)
     if comma or point:
-        return Style(comma > point, brackets or bool(known and known.brackets), unit)
+        return Style(comma > point, brackets or bool(known and known.brackets), unit, sign)
     if known is not None:
-        return Style(known.comma, brackets or known.brackets, unit)
+        return Style(known.comma, brackets or known.brackets, unit, sign)
     stops = [part for part, both in zip(found, reads) if all(both) and "." in part.digits]
     amounts = bool(stops) and all(part.before or part.after.strip() not in ("", "%") for part in stops)
     return Style(amounts and not unit, brackets, unit)
@@ -132,7 +151,10 @@ def number_of(cell: str, style: Style) -> float | None:
     part = _parts(cell)
     if part is None or (part.brackets and not style.brackets):
         return None
-    if part.after and (unit := unit_of(part.after)) and unit != style.unit:
+    unit, sign = unit_of(part.after), _sign_of(part)
+    if (unit and unit != style.unit) or (sign and (style.unit or (style.sign and sign != style.sign))):
+        return None
+    if not unit and is_multiple(style.unit):
         return None
     comma, point = _reads(part.digits)
     if comma and style.comma:
@@ -149,12 +171,13 @@ def form_of(cells: Iterable[Any], known: Style | None = None, unit: str = "") ->
     """How most of the numbers are written, told by how 1234.5 would be: "1.234,5 €"; "" for 1234.5; None without numbers."""
     texts = [cell for cell in cells if isinstance(cell, str)]
     style = style_of(texts, known, unit)
-    found = [part for text in set(texts) if number_of(text, style) is not None and (part := _parts(text)) is not None]
+    different = dict.fromkeys(texts)  # in their order, by which one of two equally frequent forms is the first met
+    found = [part for text in different if number_of(text, style) is not None and (part := _parts(text)) is not None]
     if not found:
         return None
     (before, after), _ = Counter((part.before, part.after) for part in found).most_common(1)[0]
     wholes = (part.digits.partition("," if style.comma else ".")[0] for part in found)
-    marks = Counter(mark for whole in wholes for mark in set(re.findall(rf"[.,{_GROUPS}]", whole)))
+    marks = Counter(mark for whole in wholes for mark in dict.fromkeys(re.findall(rf"[.,{_GROUPS}]", whole)))
     group = marks.most_common(1)[0][0] if marks else ""
     form = f"{before}1{group}234{',' if style.comma else '.'}5{after}"
     return "" if form == "1234.5" else form
@@ -168,6 +191,31 @@ def units_of(cells: Iterable[Any]) -> list[str]:
     )
 
 
+def without_unit(cells: Iterable[Any]) -> list[Any]:
+    """The cells that are numbers with nothing behind."""
+    numbers = (cell for cell in cells if not isinstance(cell, str) or ((part := _parts(cell)) and _is_bare(part)))
+    return list(numbers)
+
+
+def _is_bare(part: _Parts) -> bool:
+    return not part.after.strip() and not part.before and any(_reads(part.digits))
+
+
+def is_multiple(unit: str) -> bool:
+    """Whether a unit multiplies a number, so that one without it says something else: 5k and 500."""
+    return unit in _MULTIPLES or unit.lower() in _MULTIPLES[4:]
+
+
+def are_addresses(cells: Iterable[Any]) -> bool:
+    """Whether all cells are addresses of computers, such as 192.168.100.101, which is no number with a mark at thousands."""
+    return all(
+        isinstance(cell, str)
+        and (found := _ADDRESS.fullmatch(cell.strip())) is not None
+        and all(int(part) < 256 for part in found.groups())
+        for cell in cells
+    )
+
+
 def is_form(form: Any) -> bool:
     """Whether this says how 1234.5 is written."""
     return isinstance(form, str) and _FORM.fullmatch(form) is not None
@@ -176,7 +224,10 @@ def is_form(form: Any) -> bool:
 def style_in(form: str) -> Style | None:
     """The style of a form, None for no form."""
     found = _FORM.fullmatch(form)
-    return None if found is None else Style(found[3] == ",", unit=unit_of(found[4]))
+    if found is None:
+        return None
+    sign = _sign_of(_Parts("", found[1], "1234", found[4], brackets=False))
+    return Style(found[3] == ",", unit=unit_of(found[4]), sign=sign)
 
 
 def write(number: float, form: str, decimals: int | None) -> str:

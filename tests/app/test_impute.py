@@ -1,12 +1,18 @@
 """`pyrovae impute`: the missing cells of a table come back filled in, and everything else as it was written."""
 
 import re
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from support.command import Command, invoke
+
+from pyrovae.app.jobs.impute import _typed
+from pyrovae.tables import infer
 
 pytestmark = pytest.mark.slow
 
@@ -139,3 +145,34 @@ def test_an_export_keeps_its_header_and_the_forms_of_its_cells(pyrovae: Command)
         assert Path("whole.csv").read_bytes().startswith(b"\xef\xbb\xbf")  # or Excel would take it for Windows-1252
         shapes = r"-?[\d.]+ kg;\d\d:\d\d;(\d\d?|100) %;(Köln|Düren);-?[\d.]+;-?[\d.]+"
         assert all(re.fullmatch((r"\d;" if draws else "") + shapes, line) for line in lines[1:]), lines
+
+
+TYPED: dict[str, tuple[pa.Array, object]] = {
+    "days": (pa.array([date(2024, 1, 1) + timedelta(days=i) for i in range(40)]), date(2024, 1, 4)),
+    "decimals": (pa.array([Decimal(i) / 4 for i in range(40)], type=pa.decimal128(12, 3)), Decimal("0.750")),
+    "long durations": (pa.array([timedelta(hours=9 * i) for i in range(40)]), timedelta(hours=27)),
+    "times": (pa.array([time(i % 24, i) for i in range(40)]), time(3, 3)),
+    "moments in a zone": (
+        pa.array(
+            [datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=i) for i in range(40)], pa.timestamp("us", "Asia/Tokyo")
+        ),
+        datetime(2024, 1, 4, tzinfo=UTC),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TYPED.values(), ids=TYPED)
+def test_what_is_filled_in_a_parquet_file_has_the_type_of_its_column(case: tuple[pa.Array, object]) -> None:
+    cells, wanted = case
+    frame = pa.table({"a": cells}).to_pandas()
+    schema = infer(frame)
+    decoded = schema.decode(schema.encode(frame))
+    frame.loc[3, "a"] = None
+    filled = _typed(frame, frame.isna(), decoded, {"a": schema.columns[0]})
+    assert frame["a"].isna().sum() == 1  # a user's table stays as it is
+    assert filled["a"].map(type).nunique() == 1
+    again = pa.Table.from_pandas(filled, preserve_index=False)["a"]
+    assert again.type == cells.type or pa.types.is_decimal(again.type)
+    found = again.to_pylist()
+    assert found[4:] == cells.to_pylist()[4:]
+    assert abs(found[3] - wanted) < timedelta(minutes=3) if isinstance(wanted, datetime) else found[3] == wanted

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
+from pyrovae import _moments
 from pyrovae.errors import DataError
 from pyrovae.tables import Column, infer
-from pyrovae.tables.clocks import clock_form, seconds_of, time_of, write_clock
+from pyrovae.tables.clocks import clock_form, how_read, seconds_of, time_of, write_clock
 
 # Cells of one column, the seconds that they say, and their form.
 CLOCKS: dict[str, tuple[list[str], list[float], str]] = {
@@ -23,6 +25,35 @@ CLOCKS: dict[str, tuple[list[str], list[float], str]] = {
     "minutes and seconds": (["3:45.2", "59:30.0"], [225.2, 3570], "%-M:%S"),
     "more than a day": (["25:00", "130:30"], [90000, 469800], "%H:%M"),
     "behind": (["-0:15", "0:20"], [-900, 1200], "%-H:%M"),
+    "seconds and halves": (["9:30:00 PM", "9:31:15 PM"], [77400, 77475], "%-I:%M:%S %p"),
+}
+# The same for cells of one column that are written in two ways, of which the second is not how they are written again.
+MIXED: dict[str, tuple[list[str], list[float], str, str]] = {
+    "minutes beside hours": (
+        ["30:15", "59:02", "1:02:15"],
+        [1815, 3542, 3735],
+        "%-M:%S",
+        "'30:15' is read as minutes and",
+    ),
+    "hours, some with seconds": (
+        ["9:30", "9:30", "9:31:15"],
+        [34200, 34200, 34275],
+        "%-H:%M:%S",
+        "'9:30' is read as hours",
+    ),
+    "durations, some with seconds": (
+        ["30:15", "40:10:05"],
+        [108900, 144605],
+        "%H:%M:%S",
+        "'30:15' is read as hours and",
+    ),
+    "halves, some with seconds": (["9:30 pm", "9:31:15 pm"], [77400, 77475], "%-I:%M:%S %p", ""),
+    "some without halves": (
+        ["1:05 pm", "2:05"],
+        [47100, 7500],
+        "%-H:%M",
+        "'2:05' is read as hours and minutes of a day of 24",
+    ),
 }
 
 
@@ -35,8 +66,36 @@ def test_clocks_say_seconds_and_are_written_as_before(case: tuple[list[str], lis
     assert [write_clock(one, form, decimals) for one in seconds] == cells
 
 
+@pytest.mark.parametrize("case", MIXED.values(), ids=MIXED)
+def test_times_written_in_two_ways_are_told_and_lose_nothing(case: tuple[list[str], list[float], str, str]) -> None:
+    cells, seconds, form, said = case
+    assert clock_form(cells) == form
+    assert [seconds_of(cell, form) for cell in cells] == seconds
+    assert [seconds_of(write_clock(one, form), form) for one in seconds] == seconds
+    more = [write_clock(one, form) for one in range(36000, 43200, 60)] if form != "%-H:%M" else []
+    assert (
+        said in infer(pd.DataFrame({"a": [*cells, *more], "x": range(len(cells) + len(more))})).columns[0].why
+        or not more
+    )
+    assert how_read(cells, form).startswith(said)
+
+
 @pytest.mark.parametrize(
-    "cell", ["9", "9:7", "12:60", "13:00 pm", "0:10:75", "1:2:3:4", "10:00-11:00", "16:9", "Mt 5:17", ""]
+    "cell",
+    [
+        "9:30.5 pm",
+        "9.30 pm",
+        "9",
+        "9:7",
+        "12:60",
+        "13:00 pm",
+        "0:10:75",
+        "1:2:3:4",
+        "10:00-11:00",
+        "16:9",
+        "Mt 5:17",
+        "",
+    ],
 )
 def test_what_is_no_time_is_none(cell: str) -> None:
     assert seconds_of(cell) is None
@@ -148,3 +207,94 @@ def test_periods_of_another_kind_are_told() -> None:
     schema = infer(column(MOMENTS["months"])[1])
     with pytest.raises(DataError, match="'a' holds period values .*such values, for example '13/1960'"):
         schema.encode(pd.DataFrame({"a": ["13/1960"], "x": [0.0]}))
+
+
+LONG = [datetime.timedelta(hours=7 * i) for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pd.Series(LONG, dtype=object),
+        pd.Series([None, *LONG[1:]], dtype=object),
+        pd.Series([np.timedelta64(one) for one in LONG], dtype=object),
+        pd.Series(LONG, dtype=pd.ArrowDtype(pa.duration("ms"))),
+    ],
+)
+def test_durations_are_longer_than_a_day_whatever_they_are_kept_as(cells: pd.Series) -> None:
+    schema = infer(pd.DataFrame({"a": cells, "x": np.arange(40) * 0.3}))
+    assert schema.columns[0].kind == "time" and schema.columns[0].high is None
+    back = schema.decode(schema.encode(pd.DataFrame({"a": cells, "x": 0.0})))["a"]
+    assert back[1:].tolist() == LONG[1:]
+
+
+def test_years_with_the_next_one_are_no_months() -> None:
+    for mark in "-/":
+        seasons = [f"{year}{mark}{(year + 1) % 100:02}" for year in range(2000, 2012)] * 5
+        assert column(seasons)[0].kind == "categorical"
+        assert column([*seasons, f"2005{mark}09"])[0].kind == "period"
+
+
+def test_a_month_that_may_be_a_day_is_told() -> None:
+    assert "'Mar-01' is read as 2001-03" in column([f"Mar-{day:02}" for day in range(1, 31)])[0].why
+    assert not column(MOMENTS["months"])[0].why
+
+
+def test_a_period_that_is_longer_is_no_period_of_a_column() -> None:
+    schema = infer(column(pd.period_range("2010-01", periods=40, freq="M"))[1])
+    days = pd.DataFrame({"a": pd.period_range("2010-01-15", periods=3, freq="D"), "x": 0.0})
+    assert schema.encode(days)[:, 0].tolist() == [480.0] * 3
+    with pytest.raises(DataError, match=r"3 of 3 cells are no such values, for example Period\('2010Q1'"):
+        schema.encode(pd.DataFrame({"a": pd.period_range("2010Q1", periods=3, freq="Q"), "x": 0.0}))
+    threes = column(pd.period_range("1990-01", periods=40, freq="3M"))[0]
+    assert (threes.kind, threes.dtype) == ("period", "period[3M]")
+
+
+def test_a_column_of_periods_says_which_and_how_they_are_written() -> None:
+    schema = infer(column(MOMENTS["months"])[1])
+    for change in ({"dtype": "period[junk]"}, {"dtype": "period[Q-DEC]"}, {"format": "%YQ%q"}):
+        with pytest.raises(DataError, match=r"is no dtype of periods that are written '%.*period\[M\] has months"):
+            schema.with_changes("a", **change)
+    with pytest.raises(DataError, match=r"'period\[junk\]' is no dtype of periods: "):
+        Column("a", "period", "period[junk]")
+    assert (
+        schema.with_changes("a", format="%Y-%m").decode(schema.encode(column(MOMENTS["months"])[1]))["a"][0]
+        == "1960-03"
+    )
+
+
+@pytest.mark.parametrize("name", ["texts", "durations", "times of Python"])
+def test_draws_far_beyond_all_times_are_written(name: str) -> None:
+    schema = infer(pd.DataFrame({"a": MOMENTS[name]}))
+    far = torch.tensor([[1e13], [-1e13], [1e38], [math.inf], [-math.inf], [math.nan]])
+    assert schema.written(schema.decode(far))["a"].isna().tolist() == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize("meaning", [np.timedelta64(1, "s"), np.datetime64("1970-01-01"), pd.Period("1970-01", "M")])
+def test_what_is_no_finite_number_is_no_moment(meaning: Any) -> None:
+    for value in (math.nan, math.inf, -math.inf):
+        assert _moments.written(value, meaning) is None
+        assert f"{value:g}" in _moments.span(value, meaning)
+
+
+@pytest.mark.parametrize(
+    "few", [["-1:30"], ["25:10"], ["1:10:30"], [datetime.timedelta(hours=30, seconds=7)], ["1:30.5"]], ids=str
+)
+@pytest.mark.parametrize("form", ["{0}:{1:02}", "{0}:{1:02} pm"])
+def test_a_few_cells_of_another_form_lose_nothing(form: str, few: list[Any]) -> None:
+    cells = [form.format(hour, minute) for hour in range(1, 11) for minute in range(0, 60, 7)]
+    schema = infer(pd.DataFrame({"a": pd.Series([*few, *cells], dtype=object)}))
+    rows = schema.encode(pd.DataFrame({"a": pd.Series([*few, *cells], dtype=object)}))
+    assert not rows.isnan().any()
+    torch.testing.assert_close(schema.encode(schema.written(schema.decode(rows))), rows, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("part", [0, 123_456])
+def test_times_of_a_day_with_midnight_are_those_of_their_own_column(part: int) -> None:
+    """What is recorded to seconds stays so, and the last of them is within the bounds."""
+    of_day = [datetime.time(0)] * 4 + [datetime.time(i % 24, i % 60, 7 * i % 60, part) for i in range(200)]
+    table = pd.DataFrame({"a": pd.Series([*of_day, datetime.time(23, 59, 58, part)], dtype=object)})
+    for cells in (table["a"], table["a"].map(lambda one: f"{one:%H:%M:%S}")):
+        schema = infer(pd.DataFrame({"a": cells}))
+        assert schema.columns[0].low == 0.0 and (part or schema.columns[0].step == 1.0)
+        assert not schema.encode(pd.DataFrame({"a": cells})).isnan().any()

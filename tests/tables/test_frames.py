@@ -65,3 +65,11 @@ def test_what_is_no_table_yet_is_one_error() -> None:
         pv.tables.infer(Table([1, 2]))
     with pytest.raises(MissingPackageError, match=r"needs another package .*\(No module named 'arrow'\)"):
         pv.tables.infer(Table(ModuleNotFoundError("No module named 'arrow'")))
+
+
+def test_a_table_that_does_not_become_one_of_pandas_is_one_error() -> None:
+    error = pyarrow.ArrowInvalid("Casting from timestamp[s] to timestamp[ns] would result in out of bounds timestamp")
+    with pytest.raises(
+        DataError, match="infer: tests?.*Table does not become a table of pandas .*out of bounds.* leave it"
+    ):
+        pv.tables.infer(Table(error))

@@ -400,3 +400,10 @@ def test_decoded_rows_have_the_index_of_their_table() -> None:
     assert schema.decode(rows).index.tolist() == list(range(30))
     with pytest.raises(DataError, match="The index has 29 entries, and there are 30 rows"):
         schema.decode(rows, index=table.index[:-1])
+
+
+@pytest.mark.parametrize("cell", ["2,002 kg", "some", "2024-01-32"])
+def test_a_column_of_none_with_one_other_answer_has_two_values(cell: str) -> None:
+    """Neither are numbers, of which "none" would be a missing one."""
+    found = infer(pd.DataFrame({"a": ["none"] * 39 + [cell]})).columns[0]
+    assert found.kind == "binary" and set(found.categories) == {"none", cell}

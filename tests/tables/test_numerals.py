@@ -11,7 +11,7 @@ import pytest
 from pyrovae.errors import DataError
 from pyrovae.tables import Column, infer
 from pyrovae.tables.cells import as_numbers
-from pyrovae.tables.numerals import form_of, is_form, style_in, style_of, units_of, write
+from pyrovae.tables.numerals import form_of, is_form, style_in, style_of, units_of, word_units, write
 
 # Cells of one column, what they say, and how 1234.5 would be written.
 WRITTEN: dict[str, tuple[list[Any], list[float], str]] = {
@@ -118,3 +118,65 @@ def test_decimals_of_arrow_are_numbers_and_complex_ones_are_none() -> None:
     assert back["a"].tolist() == amounts.astype(float).tolist() and back["b"].tolist() == [1.5, 2.5] * 15
     with pytest.raises(DataError, match="'c' holds complex numbers"):
         infer(table.assign(c=np.arange(30) + 1j))
+
+
+def test_numbers_without_the_unit_of_the_others_are_told() -> None:
+    def found(cells: list[Any]) -> Column:
+        return infer(pd.DataFrame({"a": cells, "x": np.arange(len(cells)) * 0.5})).columns[0]
+
+    kilos, shares = [f"{i} kg" for i in range(40)], [f"{i} %" for i in range(40)]
+    assert "without a unit" not in found(kilos).why + found(shares).why
+    assert "1 cell without a unit, such as '500', taken for kg" in found([*kilos, "500"]).why
+    assert "2 cells without a unit, such as '0.03', taken for %" in found([*shares, "0.03", "0.5"]).why
+    for unit in ("k", "M", "Mio"):  # of which no other number is one
+        assert found([f"{i}{unit}" for i in range(40)]).kind == "count"
+        mixed = found([*(f"{i}{unit}" for i in range(40)), "500"])
+        assert mixed.kind == "none" and f"numbers with {unit} and without" in mixed.why
+
+
+def test_a_plural_is_no_other_unit_and_ms_no_plural() -> None:
+    for one, many in (("kg", "kgs"), ("year", "years"), ("hr", "hrs.")):
+        assert word_units([f"1 {one}", f"2 {many}"]) == {one: 2}
+    for one, other in (("m", "ms"), ("s", "ms"), ("g", "gs")):
+        assert len(word_units([f"1 {one}", f"2 {other}"])) == 2
+    assert not word_units(["9.30 pm", "9.45 AM", "10 a.m."])
+
+
+def test_a_unit_of_cells_that_count_as_missing_is_taken_for_no_other() -> None:
+    cells = [f"{i} kg" for i in range(58)] + ["5 lb"]
+    why = infer(pd.DataFrame({"a": cells})).columns[0].why
+    assert "1 cell such as '5 lb' counts as missing" in why and "for one unit" not in why
+
+
+def test_addresses_of_computers_are_no_numbers_with_a_mark_at_thousands() -> None:
+    cells = [f"192.168.100.{i}" for i in range(100, 160)]
+    with pytest.raises(DataError, match="a: texts, 60 different ones"):
+        infer(pd.DataFrame({"a": cells}))
+    assert infer(pd.DataFrame({"a": [*cells, "192.168.100.999"]})).columns[0].kind == "count"
+
+
+def test_of_two_equally_frequent_forms_it_is_the_first() -> None:
+    cells = [f"{i}{mark}kg" for i in range(20) for mark in ("", " ")]
+    assert form_of(cells, unit="kg") == "1234.5kg" and form_of(cells[1:] + cells[:1], unit="kg") == "1234.5 kg"
+
+
+# How the column of a fit is written, cells that are no such numbers, and cells that are.
+OTHERS = [
+    ("kg", ["5 %", "$5", "5 lb"], ["5 kg", "5 kgs", "5"]),
+    (" %", ["5 €", "$5", "5 kg"], ["5%", "5 %", "5"]),
+    (" €", ["5 %", "$5", "USD 5"], ["5€", "EUR 5", "5"]),
+    ("k", ["500", "5M", "5 %"], ["5k", "5 k"]),
+]
+
+
+@pytest.mark.parametrize(("after", "wrong", "right"), OTHERS)
+def test_a_table_in_another_unit_than_that_of_the_fit_is_refused(
+    after: str, wrong: list[str], right: list[str]
+) -> None:
+    schema = infer(pd.DataFrame({"a": [f"{i}{after}" for i in range(40)]}))
+    for cell in wrong:
+        with pytest.raises(DataError, match=r"3 of 3 cells are no such values"):
+            schema.encode(pd.DataFrame({"a": [cell] * 3}))
+    for cell in right:
+        assert schema.encode(pd.DataFrame({"a": [cell] * 3})).flatten().tolist() == [5.0] * 3
+    assert schema.encode(pd.DataFrame({"a": [5.0]})).item() == 5  # as `decode` gives it

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +180,25 @@ def _typed(
         column, values = frame[name].astype(object), decoded[name].astype(object).to_numpy()[gone]
         if name in columns and columns[name].format and any(isinstance(cell, str) for cell in column):
             values = _as_texts(column.tolist(), values, ".", columns.get(name))
-        column[gone] = values
+        column[gone] = _of_the_type(values, column[~gone], frame[name].dtype)
         try:
             filled[name] = column.astype(frame[name].dtype)
         except (TypeError, ValueError):  # a mean of whole numbers is none
             filled[name] = column.infer_objects()
     return filled
+
+
+def _of_the_type(values: Any, others: pd.Series, dtype: Any) -> Any:
+    """Numbers as those of `decimal`, and moments as days or in a time zone, where the other cells of their column are such."""
+    if isinstance(dtype, pd.DatetimeTZDtype):  # moments are counted in UTC
+        return [pd.Timestamp(value, tz="UTC").tz_convert(dtype.tz) for value in values]
+    types = {type(cell) for cell in others.dropna()}
+    if types == {datetime.date}:
+        return [pd.Timestamp(value).date() for value in values]
+    if types == {Decimal}:
+        places = Decimal(1).scaleb(min(int(cell.as_tuple().exponent) for cell in others.dropna()))
+        return [Decimal(repr(float(value))).quantize(places) for value in values]
+    return values
 
 
 def _written(
