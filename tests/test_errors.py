@@ -31,7 +31,7 @@ AT_LEAST_TWO = {  # or no numbers
     "data/cells.py: {number} columns are",
     "data/frames.py: {path.suffix} files need",
     "data/named.py: {len(y_test)} labels. Use",
-    "tables/infer.py: {number} cells are",
+    "tables/notes.py: {number} cells are",
     "tables/schema.py: {column.kind} values",
 }
 

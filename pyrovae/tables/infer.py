@@ -31,7 +31,15 @@ from pyrovae.tables.clocks import (
 from pyrovae.tables.columns import Column
 from pyrovae.tables.frames import as_frame
 from pyrovae.tables.notes import days_or_seconds, marked, missing, sentinel, spellings
-from pyrovae.tables.numerals import are_addresses, form_of, is_multiple, units_of, without_unit, word_units
+from pyrovae.tables.numerals import (
+    are_addresses,
+    form_of,
+    is_multiple,
+    units_of,
+    without_sign,
+    without_unit,
+    word_units,
+)
 from pyrovae.tables.schema import Schema
 
 Array = NDArray[Any]
@@ -159,7 +167,9 @@ def _column(name: str, cells: pd.Series) -> Column:
             said = f"{counted(len(bare), 'cell')} without a unit, such as {str(bare[0])!r}, taken for {unit or '%'}"
             why = "; ".join(filter(None, (why, said)))
         made = _numbers(name, dtype, values[~np.isnan(values)], len(cells), why, per_cent=units == ["%"])
-        return made if made.kind == "none" else replace(made, format=form_of(known, unit=unit) or "")
+        style = form_of(known, unit=unit) or ""
+        style = without_sign(style) if len(units) > 1 else style  # other rows may have any of them
+        return made if made.kind == "none" else replace(made, format=style)
     moments = pd.Series(known, dtype=object)
     days, strange = as_days(moments)
     if len(strange) <= STRANGE * len(known) and not np.isnan(days).all():

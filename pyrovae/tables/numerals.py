@@ -183,6 +183,13 @@ def form_of(cells: Iterable[Any], known: Style | None = None, unit: str = "") ->
     return "" if form == "1234.5" else form
 
 
+def without_sign(form: str) -> str:
+    """A form without the currency that it has, or per cent."""
+    found = _FORM.fullmatch(form)
+    bare = form if found is None else form[len(found[1]) : len(form) - len(found[4])]
+    return "" if bare == "1234.5" else bare
+
+
 def units_of(cells: Iterable[Any]) -> list[str]:
     """The different currencies, and per cent, that numbers are written with."""
     parts = (_parts(cell) for cell in {cell for cell in cells if isinstance(cell, str)})

@@ -86,7 +86,9 @@ def test_a_column_that_would_be_there_twice_is_told(named: tuple[Run, pd.DataFra
 
 
 @pytest.mark.parametrize(
-    "euro", [lambda n: write(n, "1.234,5 €", 2), lambda n: write(n, "$1,234.5", 2), lambda n: f"{n:.2f}"], ids="€$."
+    "euro",
+    [lambda n: write(n, "1.234,5 €", 2), lambda n: write(n, "€1,234.5", 2), lambda n: f"{n:.2f}"],
+    ids=["behind", "before", "plain"],
 )
 def test_filled_in_numbers_are_written_as_the_others_of_their_table(euro: Any, tmp_path: Path) -> None:
     """A number with a decimal point among ones with commas would make another column of them, and 1.234 is not 1234."""

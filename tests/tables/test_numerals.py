@@ -104,7 +104,10 @@ def test_numbers_are_written_in_a_form(number: float, form: str, decimals: int |
 def test_two_currencies_are_told() -> None:
     cells = ["$5.50", "€7.25", "$9.00"] * 10
     assert units_of(cells) == ["$", "€"]
-    assert "$, € are taken for one unit" in str(infer(pd.DataFrame({"a": cells, "x": np.arange(30) * 0.5})).columns[0])
+    schema = infer(pd.DataFrame({"a": cells + [f"${1.25 * i:.2f}" for i in range(1, 31)], "x": np.arange(60) * 0.5}))
+    assert "$, € are taken for one unit" in str(schema.columns[0])
+    for some in (["€1,250.5", "€7"], ["$1,250.5", "$7"]):  # rows that have one of them alone
+        assert schema.encode(pd.DataFrame({"a": some, "x": [1.0, 2.0]}))[:, 0].tolist() == [1250.5, 7.0]
     assert not style_of(cells).comma
 
 
