@@ -18,7 +18,7 @@ _COUNTED = {"M": "months", "Q": "quarters", "Y": "years", "W": "weeks", "D": "da
 
 def is_moment(meaning: Any) -> bool:
     """Whether this says that numbers are dates, periods or durations."""
-    return isinstance(meaning, np.datetime64 | np.timedelta64) or hasattr(meaning, "freqstr")
+    return isinstance(meaning, np.datetime64 | np.timedelta64) or hasattr(meaning, "ordinal")
 
 
 def written(value: float, meaning: Any) -> str | None:

@@ -155,9 +155,8 @@ def _column(name: str, cells: pd.Series) -> Column:
     if not nearly and 2 * len(strange) < len(known):
         nearly = f"numbers, but for {len(strange)} of {len(known)} cells"
         nearly += f" such as {strange[0]!r}: leave such cells empty, or make them numbers" if strange else ""
-    if (
-        len(strange) <= STRANGE * len(known) and not np.isnan(values).all()
-    ):  # "none" is a word beside them, but no number
+    # beside "none", which is a word then, all may be strange
+    if len(strange) <= STRANGE * len(known) and not np.isnan(values).all():
         if unit and (levels := _levels(name, dtype, values, texts)) is not None:
             return levels
         why = missing(strange) if strange else marked(known, values)

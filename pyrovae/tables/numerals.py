@@ -122,12 +122,10 @@ def style_of(cells: Iterable[Any], known: Style | None = None, unit: str = "") -
     Where all of them can be read both ways, such as 1.234 and 1,234, it is as it is known to be, or else with a decimal point,
     unless all cells with a full stop are amounts of a currency, which have no three decimals. Brackets are a minus where
     other cells have none. A cell with a unit other than the `unit`, or the one that is known, is no number, nor is one with
-    another currency where no cell has the one that is known.
+    another currency than the one that is known.
     """
     cells, unit = list(cells), unit or (known.unit if known else "")
     sign = known.sign if known else ""
-    if sign and sign in {_sign_of(part) for cell in set(cells) if isinstance(cell, str) and (part := _parts(cell))}:
-        sign = ""  # among several, which `infer` has told, all are taken for one
     texts = {cell for cell in cells if isinstance(cell, str) and any(mark in cell for mark in ",.(")}
     found = [part for text in texts if (part := _parts(text)) is not None]
     reads = [_reads(part.digits) for part in found]

@@ -111,6 +111,17 @@ def test_two_currencies_are_told() -> None:
     assert not style_of(cells).comma
 
 
+def test_another_currency_than_that_of_the_fit_is_no_number() -> None:
+    """Also among many cells that have the right one: 5 dollars are not 5 euros."""
+    cells = [f"{1.25 * i:.2f} €" for i in range(1, 401)]
+    schema = infer(pd.DataFrame({"a": cells}))
+    for other in ("$5.50", "5.50 $", "USD 5.50"):
+        rows = schema.encode(pd.DataFrame({"a": [*cells, other]}))
+        assert rows[:-1].isfinite().all() and rows[-1].isnan().all()
+        with pytest.raises(DataError, match="are no such values"):
+            schema.encode(pd.DataFrame({"a": [*cells[:2], other]}))
+
+
 def test_decimals_of_arrow_are_numbers_and_complex_ones_are_none() -> None:
     amounts = pd.Series([Decimal(f"{8628.84 + 3 * i:.2f}") for i in range(30)])
     table = pd.DataFrame({"a": amounts.astype(pd.ArrowDtype(pa.decimal128(12, 2))), "x": np.arange(30) * 0.5})
